@@ -1,0 +1,64 @@
+"""denoiselab: the design space of denoising diffusion, one small swappable part an option.
+
+Names are loaded when they are first used, so that `import denoiselab` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from denoiselab.codecs import Codec
+    from denoiselab.conditioning import Cond, Conditioner
+    from denoiselab.denoiser import Denoiser, DenoiseFn, Prediction
+    from denoiselab.guidance import Guidance
+    from denoiselab.objectives import Objective
+    from denoiselab.parameterizations import Parameterization
+    from denoiselab.samplers import Sampler
+    from denoiselab.schedules import Level, Schedule
+    from denoiselab.spacings import Spacing
+    from denoiselab.time_sampling import TimeSampler
+    from denoiselab.weightings import Weighting
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Codec": "codecs",
+    "Cond": "conditioning",
+    "Conditioner": "conditioning",
+    "DenoiseFn": "denoiser",
+    "Denoiser": "denoiser",
+    "Guidance": "guidance",
+    "Level": "schedules",
+    "Objective": "objectives",
+    "Parameterization": "parameterizations",
+    "Prediction": "denoiser",
+    "Sampler": "samplers",
+    "Schedule": "schedules",
+    "Spacing": "spacings",
+    "TimeSampler": "time_sampling",
+    "Weighting": "weightings",
+}
+
+__all__ = [  # noqa: F822
+    "Codec",
+    "Cond",
+    "Conditioner",
+    "DenoiseFn",
+    "Denoiser",
+    "Guidance",
+    "Level",
+    "Objective",
+    "Parameterization",
+    "Prediction",
+    "Sampler",
+    "Schedule",
+    "Spacing",
+    "TimeSampler",
+    "Weighting",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"denoiselab.{_HOMES[name]}"), name)

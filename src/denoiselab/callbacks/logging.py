@@ -1,0 +1,40 @@
+"""Figures and pictures to every logger, from rank 0, at the trainer's own step."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
+
+
+def log_figures(trainer: pl.Trainer, figures: dict[str, float]) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(figures, step=trainer.global_step)
+
+
+def log_picture(trainer: pl.Trainer, key: str, picture: np.ndarray, caption: str) -> None:
+    """The picture to W&B; beside it, the file in the run's folder is what other loggers have."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            image = wandb.Image(picture, caption=caption)
+            logger.experiment.log({key: image, "trainer/global_step": trainer.global_step})
+
+
+def log_summary(trainer: pl.Trainer, figures: dict[str, Any]) -> None:
+    """A run's final figures, with the words of their provenance, in the W&B run's summary."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(figures)
+
+
+def run_folder(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir)
+
+
+def due(trainer: pl.Trainer, every: int | None) -> bool:
+    """Whether this optimizer step is one of every `every`; the last is left to `on_train_end`."""
+    step = trainer.global_step
+    return bool(every) and step > 0 and step % every == 0 and step != trainer.max_steps

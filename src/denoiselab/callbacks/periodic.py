@@ -1,0 +1,33 @@
+"""A callback that does its work every k optimizer steps and once at the end."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+
+from denoiselab.callbacks.logging import due
+from denoiselab.system import DiffusionSystem
+
+
+class Periodic(pl.Callback, ABC):
+    """every: the number of optimizer steps between two times; None: at the end only. All ranks do the work."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every = every
+        self.done_at = -1
+
+    @abstractmethod
+    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None: ...
+
+    def _once(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        if self.done_at != trainer.global_step:  # several batches may belong to one optimizer step
+            self.done_at = trainer.global_step
+            assert isinstance(system, DiffusionSystem)
+            self.work(trainer, system)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if due(trainer, self.every):
+            self._once(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._once(trainer, pl_module)

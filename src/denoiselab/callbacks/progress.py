@@ -1,0 +1,54 @@
+"""The training bar, and the run's pace in its logs."""
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import pytorch_lightning as pl
+
+from denoiselab.progress import track
+
+
+class Progress(pl.Callback):
+    """Optimizer steps done of max_steps, with the newest losses and figures beside them."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stack, self._step = ExitStack(), trainer.global_step
+        bar = track("training", trainer.max_steps - self._step, quiet=not trainer.is_global_zero)
+        self._advance = self._stack.enter_context(bar)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        done, self._step = trainer.global_step - self._step, trainer.global_step
+        note = ", ".join(f"{name} {float(value):.4g}" for name, value in trainer.logged_metrics.items() if "loss" in name)
+        self._advance(done, note)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stack.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_stack"):
+            self._stack.close()
+
+
+class Pace(pl.Callback):
+    """train/lr and train/images_per_second (of all devices, over the time since the last logging) with each logging."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since, self._images = time.monotonic(), 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        self._images += len(batch["image"]) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps == 0 and self._images:
+            now = time.monotonic()
+            figures = {
+                "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+                "train/images_per_second": self._images / (now - self._since),
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=trainer.global_step)
+            self._since, self._images = now, 0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since, self._images = time.monotonic(), 0  # evaluation's time is not training's

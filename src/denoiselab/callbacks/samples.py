@@ -1,0 +1,82 @@
+"""Pictures of samples while training: the same seeds each time, so that one sees the model change and nothing else."""
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from denoiselab import distributed
+from denoiselab.callbacks.logging import log_picture, run_folder
+from denoiselab.callbacks.periodic import Periodic
+from denoiselab.data.source import to_uint8
+from denoiselab.denoiser import Prediction
+from denoiselab.pictures import grid, write_png
+from denoiselab.pipeline import balanced_labels
+from denoiselab.samplers import Step
+from denoiselab.system import DiffusionSystem
+
+
+def _caption(trainer: pl.Trainer, system: DiffusionSystem, seed: int, evaluations: int) -> str:
+    words = ", ".join(f"{key} {value}" for key, value in system.recipe.words.items())
+    return f"step {trainer.global_step}, seed {seed}, NFE {evaluations}, {words}"
+
+
+class SampleGrid(Periodic):
+    """n samples of the averaged weights, `columns` a row, to samples/step_<N>.png and the loggers' key "samples"."""
+
+    def __init__(
+        self, n: int = 100, columns: int = 10, every: int | None = None, seed: int = 0, batch_size: int = 100
+    ) -> None:
+        super().__init__(every)
+        self.n, self.columns, self.seed, self.batch_size = n, columns, seed, batch_size
+
+    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+        mine = distributed.share(self.n)
+        labels = balanced_labels(mine, system.description["num_classes"])
+        with system.ema.swapped():
+            batches = list(system.pipeline.generate(system.recipe, mine, labels, self.seed, self.batch_size))
+        empty = torch.empty(0, *system.description["image_shape"], dtype=torch.uint8)
+        images = distributed.collect(torch.cat([empty, *(b.images for b in batches)]), mine, self.n)
+        if trainer.is_global_zero:
+            picture = grid(images, self.columns)
+            write_png(picture, run_folder(trainer) / "samples" / f"step_{trainer.global_step}.png")
+            log_picture(
+                trainer, "samples", picture, _caption(trainer, system, self.seed, batches[0].evaluations)
+            )
+
+
+class DenoisingStrip(Periodic):
+    """A few samples on their way from noise to image: for each a row of x_t and, below, a row of the x0 predicted then.
+
+    To samples/denoising_<N>.png and the loggers' key "denoising". Rank 0 alone samples: no collective is involved.
+    """
+
+    def __init__(self, n: int = 4, moments: int = 10, every: int | None = None, seed: int = 0) -> None:
+        super().__init__(every)
+        self.n, self.moments, self.seed = n, moments, seed
+
+    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+        if not trainer.is_global_zero:
+            return
+        pipeline, states, predictions = system.pipeline, [], []
+
+        def watch(step: Step, prediction: Prediction) -> None:
+            kept = {round(i * (step.steps - 1) / max(1, self.moments - 1)) for i in range(self.moments)}
+            if step.index in kept:
+                states.append(to_uint8(pipeline.codec.decode(step.x)).cpu())
+                predictions.append(to_uint8(pipeline.codec.decode(prediction.x0)).cpu())
+
+        indices = range(self.n)
+        labels = balanced_labels(indices, system.description["num_classes"])
+        pipeline.eval()
+        with system.ema.swapped():
+            generated = pipeline.sample(system.recipe, indices, labels, self.seed, watch)
+        pipeline.train()
+        picture = grid(_rows(states, predictions), len(states))
+        write_png(picture, run_folder(trainer) / "samples" / f"denoising_{trainer.global_step}.png")
+        caption = _caption(trainer, system, self.seed, generated.evaluations)
+        log_picture(trainer, "denoising", picture, f"{caption}; x_t and below it the predicted x_0")
+
+
+def _rows(states: list[Tensor], predictions: list[Tensor]) -> Tensor:
+    """Moments of (n, C, H, W) each -> (n 2 moments, C, H, W): a sample's states, then its predictions, and so on."""
+    return torch.stack([torch.stack(states, 1), torch.stack(predictions, 1)], 1).flatten(0, 2)

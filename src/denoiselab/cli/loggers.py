@@ -1,0 +1,45 @@
+"""Loggers of a run: metrics.csv in its folder always, and W&B as the configuration says."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from denoiselab.cli.build import plain
+
+
+def loggers(cfg: DictConfig, folder: Path, job_type: str, words: dict[str, str], group: str) -> list[Logger]:
+    """`words` are the chosen options, which become the run's tags; `group` is the default group."""
+    made: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)]
+    if cfg.logger and rank_zero_only.rank == 0:
+        import wandb
+
+        # The run is opened here, not by Lightning, whose offline=True would change WANDB_MODE for the whole process.
+        run = wandb.init(
+            project=cfg.logger.project,
+            mode=cfg.logger.mode,
+            dir=folder,
+            group=cfg.logger.group or group,
+            job_type=job_type,
+            name=f"{folder.parent.name}/{folder.name}",
+            tags=[*(f"{axis}={word}" for axis, word in words.items()), *cfg.logger.tags],
+            config=plain(cfg),
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        made.append(WandbLogger(experiment=run))
+    return made
+
+
+def close(made: list[Logger]) -> None:
+    """Ends the W&B run, so that the next job of a sweep does not log into it."""
+    for logger in made:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def config_of(made: list[Logger]) -> dict[str, Any]:
+    """What a checkpoint should remember of the loggers, to go on with the same W&B run."""
+    return {"wandb_id": logger.experiment.id for logger in made if isinstance(logger, WandbLogger)}

@@ -1,0 +1,83 @@
+"""From the words of a command line to one checked configuration, and one line for each slip."""
+
+import itertools
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from denoiselab.cli import checks, run_options
+from denoiselab.errors import ConfigError, UserError
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def main(command: str) -> None:
+    """Runs a command, "train", "sample" or "evaluate": the module of that name here, with conf/<command>.yaml.
+
+    A user's slip is told in one line on stderr, and the exit status is 2; anything else is a bug and keeps its trace.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are; they are told here
+    try:
+        arguments = get_args_parser().parse_args()
+        run_options.register(arguments.overrides)
+        if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
+            check(command, arguments.overrides, arguments.multirun)
+
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
+        def task(cfg: DictConfig) -> Any:
+            return import_module(f"denoiselab.cli.{command}").run(cfg)
+
+        task()
+    except UserError as error:
+        _stop(str(error))
+    except InstantiationException as error:  # raised by a part as it was built
+        if not isinstance(error.__cause__, UserError):
+            raise
+        _stop(str(error.__cause__))
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(" ".join(line.strip() for line in str(error).splitlines() if line.strip() and "hydra.cc" not in line))
+    except KeyboardInterrupt:
+        _stop("interrupted", status=130)
+
+
+def _stop(message: str, status: int = 2) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def check(command: str, overrides: list[str], multirun: bool) -> None:
+    """Every configuration that the command line means, checked before the first is run."""
+    for words in _expanded(overrides, multirun):
+        checks.check_words(words, CONF, lambda words: composed(command, words))
+
+
+def composed(command: str, overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, overrides)
+
+
+def _expanded(overrides: list[str], multirun: bool) -> list[list[str]]:
+    """The overrides of each job of a sweep; those of a single run are one job."""
+    alternatives = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if not override.is_sweep_override():
+            alternatives.append([override.input_line or ""])
+        elif multirun and override.is_discrete_sweep():
+            key = override.get_key_element()
+            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        elif not multirun:
+            raise ConfigError(
+                f"{override.input_line} gives several values; add -m to run one job for each, "
+                f"or write {override.key_or_group}=[...] if a list is meant"
+            )
+    return [list(words) for words in itertools.product(*alternatives)]

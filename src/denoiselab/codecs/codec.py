@@ -1,0 +1,32 @@
+"""Codecs: between images, float in [-1, 1], and the space that is diffused."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Codec(nn.Module, ABC):
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W) in [-1, 1] -> what is diffused, near unit variance."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse, as far as there is one."""
+
+    @abstractmethod
+    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """The shape of one latent, for images of shape (C, H, W)."""
+
+
+class Identity(Codec):
+    """Diffusion in pixels."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        return image_shape

@@ -1,0 +1,59 @@
+"""Conditioners: from what a batch says to what the network is told, and to telling it nothing."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.conditioning.cond import Cond
+
+
+class Conditioner(nn.Module, ABC):
+    """`vector_dim` is the width of Cond.vector, 0 for none; `drop` the share of samples trained without condition."""
+
+    vector_dim: int
+    drop: float
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Tensor]) -> Cond:
+        """The condition of a batch of B samples."""
+
+    @abstractmethod
+    def null(self, cond: Cond) -> Cond:
+        """No condition, for a batch like that of `cond`."""
+
+    def dropped(self, cond: Cond, generator: torch.Generator | None = None) -> Cond:
+        """`cond` with each sample's own chance `drop` of having none, so that guidance has its unconditional half."""
+        some = next((part for part in cond if part is not None), None)
+        if some is None or self.drop == 0:
+            return cond
+        mask = torch.rand(len(some), generator=generator, device=some.device) < self.drop
+        return self.null(cond).where(mask, cond)
+
+
+class Unconditional(Conditioner):
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector_dim, self.drop = 0, 0.0
+
+    def forward(self, batch: dict[str, Tensor]) -> Cond:
+        return Cond()
+
+    def null(self, cond: Cond) -> Cond:
+        return Cond()
+
+
+class ClassLabel(Conditioner):
+    """batch["label"]: (B,) in 0 ... num_classes - 1 -> a learned vector (B, dim); the null vector is learned too."""
+
+    def __init__(self, num_classes: int, dim: int = 128, drop: float = 0.1) -> None:
+        super().__init__()
+        self.vector_dim, self.drop, self.num_classes = dim, drop, num_classes
+        self.embedding = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, batch: dict[str, Tensor]) -> Cond:
+        return Cond(vector=self.embedding(batch["label"]))
+
+    def null(self, cond: Cond) -> Cond:
+        assert cond.vector is not None
+        return Cond(vector=self.embedding.weight[self.num_classes].expand_as(cond.vector))

@@ -1,0 +1,48 @@
+"""The `data` axis: sources of uint8 images, and the data module that feeds them to the trainer.
+
+Names are imported when first used, so that `denoiselab.data.source` comes without Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from denoiselab.data.datamodule import BatchStream, ImageDataModule
+    from denoiselab.data.digits import Digits
+    from denoiselab.data.fashion_mnist import FashionMNIST
+    from denoiselab.data.image_folder import ImageFolder
+    from denoiselab.data.source import Batch, ImageSet, InMemory, Source, to_float, to_uint8
+
+_MODULE_OF = {
+    "Batch": "source",
+    "BatchStream": "datamodule",
+    "Digits": "digits",
+    "FashionMNIST": "fashion_mnist",
+    "ImageDataModule": "datamodule",
+    "ImageFolder": "image_folder",
+    "ImageSet": "source",
+    "InMemory": "source",
+    "Source": "source",
+    "to_float": "source",
+    "to_uint8": "source",
+}
+
+__all__ = [
+    "Batch",
+    "BatchStream",
+    "Digits",
+    "FashionMNIST",
+    "ImageDataModule",
+    "ImageFolder",
+    "ImageSet",
+    "InMemory",
+    "Source",
+    "to_float",
+    "to_uint8",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,112 @@
+"""What an option of the `data` axis is: two sets of labelled images and the facts that a model is built from.
+
+Images stay uint8 (N, C, H, W) until they are on the device: a quarter of the memory and of the transfer of float32.
+Networks see u -> 2u/255 - 1 in [-1, 1]; `to_uint8` inverts that exactly on all 256 values.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Batch = dict[str, Tensor]
+"""{"image": uint8 (B, C, H, W), "label": int64 (B,)}; what is batched may add keys whose first dimension is B."""
+
+_FINGERPRINT_CHUNK = 256
+
+
+class ImageSet(Dataset[Batch], ABC):
+    """A fixed sequence of images, read a whole batch at a time. `labels` is int64 (N,), all 0 when unlabelled."""
+
+    labels: Tensor
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The images at `indices`, in that order; an index may recur. The DataLoader calls this once a batch."""
+
+
+@final
+class InMemory(ImageSet):
+    """Images held as one uint8 tensor (N, C, H, W) beside their int64 labels (N,)."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images are uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels are int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.tensor(indices, dtype=torch.int64)
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+class Source(ABC):
+    """A data set. Constructing one checks its arguments and paths; pixels are read at the first use of a split.
+
+    `flip` says that training wants random horizontal flips, which are drawn later, on the device.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    flip: bool
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+
+    @property
+    @abstractmethod
+    def train(self) -> ImageSet: ...
+
+    @property
+    @abstractmethod
+    def test(self) -> ImageSet: ...
+
+    @property
+    def num_classes(self) -> int:
+        """0 when unlabelled."""
+        return len(self.class_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (64 hex digits) of shape, class names and every pixel and label of both splits: a key for caches.
+
+        The same in every process and on every machine. Reads each image once.
+        """
+        digest = hashlib.sha256(json.dumps([self.shape, self.class_names]).encode())
+        for split in (self.train, self.test):
+            digest.update(f"|{len(split)}|".encode())
+            for start in range(0, len(split), _FINGERPRINT_CHUNK):
+                batch = split.__getitems__(range(start, min(start + _FINGERPRINT_CHUNK, len(split))))
+                digest.update(batch["image"].numpy().tobytes())
+                digest.update(batch["label"].numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return images.to(torch.float32) * 2 / 255 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats, clamped to [-1, 1], to the nearest of the 256 levels. NaN has no nearest level: ValueError."""
+    if images.isnan().any():
+        raise ValueError(f"{int(images.isnan().sum())} of {images.numel()} values are NaN and have no uint8")
+    # bfloat16 cannot tell neighbouring levels apart once they are scaled to 0..255.
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
+    return ((wide.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

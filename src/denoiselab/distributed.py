@@ -1,0 +1,48 @@
+"""The few collectives that evaluation needs; with one process they are the identity."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def _active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if _active() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if _active() else 1
+
+
+def barrier() -> None:
+    if _active():
+        dist.barrier()
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """The sum over the ranks, on each of them and on the CPU."""
+    if not _active():
+        return values
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    total = values.to(device).clone()
+    dist.all_reduce(total)
+    return total.cpu()
+
+
+def share(n: int) -> range:
+    """This rank's part of 0 ... n - 1: every index on exactly one rank, for any n and world size."""
+    return range(rank(), n, world_size())
+
+
+def collect(rows: Tensor, indices: Sequence[int], n: int) -> Tensor:
+    """(n, ...) on every rank, from each rank's rows (B, ...) and the indices they belong at."""
+    if not _active():
+        return rows
+    whole = torch.zeros(n, *rows.shape[1:], dtype=torch.int64 if not rows.is_floating_point() else rows.dtype)
+    whole[list(indices)] = rows.cpu().to(whole.dtype)
+    return all_sum(whole).to(rows.dtype)

@@ -1,0 +1,24 @@
+"""What a user's slip raises. The command line shows these as one line and no stack trace.
+
+Each message says what was given, what is allowed and what to try.
+"""
+
+
+class UserError(Exception):
+    """A slip of the user, told in one line."""
+
+
+class ConfigError(UserError, ValueError):
+    """An unknown key, a wrong type or a senseless value in the configuration."""
+
+
+class IncompatibleError(ConfigError):
+    """Parts that have no meaning together; the message gives the reason and the nearest pair that works."""
+
+
+class DataError(UserError, ValueError):
+    """A data set that cannot be used; the message names the file or folder."""
+
+
+class RunError(UserError, ValueError):
+    """A run folder that cannot be used: missing, without a checkpoint, or of another kind."""

@@ -1,0 +1,141 @@
+"""The offline default extractor: a small classifier trained on the data set's own training images.
+
+Its figures say how the generated images compare with the real ones of the same data set, and can be compared with
+those of runs that share data and extractor; they are no Inception figures. Its name carries a hash of its weights.
+"""
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from denoiselab import distributed
+from denoiselab.data.source import Source, to_float
+from denoiselab.errors import ConfigError
+from denoiselab.metrics.extractor import Extractor
+from denoiselab.progress import track
+from denoiselab.randomness import generator, seed_for
+
+RECIPE = "cnn-3: 64 features, AdamW 2e-3 one-cycle, batch 64, shifts of up to 1/8, label smoothing 0.1"
+
+
+class Classifier(Extractor):
+    """Convolutions at full, half and quarter resolution, mean over positions, 64 features, class scores."""
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, width: int = 32, dim: int = 64) -> None:
+        super().__init__()
+        self.dim = dim
+
+        def conv(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+            )
+
+        self.body = nn.Sequential(
+            conv(shape[0], width),
+            conv(width, width),
+            nn.MaxPool2d(2, ceil_mode=True),
+            conv(width, 2 * width),
+            conv(2 * width, 2 * width),
+            nn.MaxPool2d(2, ceil_mode=True),
+            conv(2 * width, 4 * width),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * width, dim),
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(dim, num_classes))
+        self.name = "untrained"
+        self.test_accuracy = math.nan
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.body(to_float(images))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(B, dim) -> class scores (B, num_classes)."""
+        return self.head(features)
+
+
+@torch.inference_mode()
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
+    right = 0
+    for i, l in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        right += int((classifier.scores(classifier.features(i)).argmax(1) == l).sum())
+    return right / len(images)
+
+
+def trained_classifier(source: Source, cache: Path | str) -> Classifier:
+    """The classifier of a data set, from the cache, or trained (by rank 0 alone) and put there.
+
+    Raises ConfigError where the images have no labels to learn from.
+    """
+    if source.num_classes < 2:
+        raise ConfigError(
+            f"metrics=fid learns its features from labelled images, and data={source.name} has "
+            f"{source.num_classes} classes; put the images in a folder for each class, or take metrics=none"
+        )
+    fingerprint = hashlib.sha256(f"{source.fingerprint} {RECIPE}".encode()).hexdigest()[:16]
+    path = Path(cache) / f"{source.name}-classifier-{fingerprint}.pt"
+    if distributed.rank() == 0 and not path.exists():
+        save_atomically(_train(source), path)
+    distributed.barrier()
+    state = torch.load(path, weights_only=True)
+    classifier = Classifier(source.shape, source.num_classes)
+    classifier.load_state_dict(state["weights"])
+    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in state["weights"].values())).hexdigest()
+    classifier.name = f"{source.name}-classifier-{digest[:8]}"
+    classifier.test_accuracy = state["test_accuracy"]
+    return classifier.eval().requires_grad_(False)
+
+
+def save_atomically(value: Any, path: Path) -> None:
+    """torch.save under a temporary name in the same folder, then renamed: a reader finds all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(value, temporary)
+    os.replace(temporary, path)
+
+
+def _train(source: Source) -> dict[str, Any]:
+    """The recipe: 60,000 images in all, but 3 to 40 passes over the data."""
+    data, labels = source.train, source.train.labels
+    passes = min(40, max(3, round(60_000 / len(data))))
+    batch_size = 64 if len(data) < 10_000 else 256
+    steps = passes * (len(data) // batch_size)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(seed_for("classifier", RECIPE))
+        classifier = Classifier(source.shape, source.num_classes).train()
+        optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+        rng = generator("classifier", RECIPE)
+        with track(f"training the {source.name} classifier that FID looks through", steps) as advance:
+            for _ in range(passes):
+                order = torch.randperm(len(data), generator=rng)[: len(data) // batch_size * batch_size]
+                for indices in order.split(batch_size):
+                    images = _shifted(data.__getitems__(indices.tolist())["image"], rng)
+                    scores = classifier.scores(classifier.features(images))
+                    loss = nnf.cross_entropy(scores, labels[indices], label_smoothing=0.1)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+                    advance(1)
+    classifier.eval()
+    test = source.test.__getitems__(range(len(source.test)))
+    return {
+        "weights": classifier.state_dict(),
+        "test_accuracy": accuracy(classifier, test["image"], test["label"]),
+        "recipe": RECIPE,
+    }
+
+
+def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
+    """The batch moved by up to an eighth of its side, edges repeated."""
+    reach = max(1, images.shape[-1] // 8)
+    dx, dy = torch.randint(0, 2 * reach + 1, (2,), generator=rng).tolist()
+    padded = nnf.pad(images.float(), [reach] * 4, mode="replicate").to(torch.uint8)
+    return padded[..., dy : dy + images.shape[-2], dx : dx + images.shape[-1]]

@@ -1,0 +1,31 @@
+"""Optimizers with their learning-rate schedule: linear warm-up, then constant or cosine decay to 0."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    max_steps: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    warmup_steps: int = 100,
+    decay: str = "cosine",
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step."""
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+    return optimizer, LambdaLR(optimizer, lambda step: rate(step, max_steps, warmup_steps, decay))
+
+
+def rate(step: int, max_steps: int, warmup_steps: int, decay: str) -> float:
+    """The share of the full learning rate at a step; decay is "cosine" or "constant"."""
+    warm = min(1.0, (step + 1) / max(1, warmup_steps))
+    if decay == "constant" or max_steps < 0:
+        return warm
+    done = min(1.0, max(0, step - warmup_steps) / max(1, max_steps - warmup_steps))
+    return warm * (1 + math.cos(math.pi * done)) / 2

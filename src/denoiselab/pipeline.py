@@ -1,0 +1,98 @@
+"""What a trained run is: a denoiser, its conditioner and its codec; and how images come out of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.codecs import Codec
+from denoiselab.conditioning import Conditioner
+from denoiselab.data.source import to_uint8
+from denoiselab.denoiser import Denoiser, Prediction
+from denoiselab.guidance import Guidance
+from denoiselab.randomness import SampleNoise
+from denoiselab.samplers import Sampler, Step
+from denoiselab.thresholding import Threshold
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How samples are made: what may be changed after training. `words` says so in plain values, for figures' provenance."""
+
+    sampler: Sampler
+    guidance: Guidance
+    threshold: Threshold | None = None
+    words: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Generated:
+    images: Tensor  # uint8 (B, C, H, W)
+    labels: Tensor  # int64 (B,), the classes asked for
+    indices: Sequence[int]  # which samples of the seed these are
+    evaluations: int  # of the guided denoiser, per sample (NFE)
+
+
+class Pipeline(nn.Module):
+    def __init__(
+        self, denoiser: Denoiser, conditioner: Conditioner, codec: Codec, image_shape: tuple[int, int, int]
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.conditioner = conditioner
+        self.codec = codec
+        self.latent_shape = codec.latent_shape(image_shape)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        recipe: Recipe,
+        indices: Sequence[int],
+        labels: Tensor,
+        seed: int,
+        watch: Callable[[Step, Prediction], None] | None = None,
+    ) -> Generated:
+        """Images of the classes labels: (B,). Sample i is a function of (seed, i) alone.
+
+        `watch` sees each step and the last prediction made in it.
+        """
+        device = next(self.parameters()).device
+        cond = self.conditioner({"label": labels.to(device)})
+        denoise = recipe.guidance(self.denoiser, cond, self.conditioner.null(cond))
+        schedule = self.denoiser.schedule
+        if recipe.threshold is not None:
+            denoise = recipe.threshold(denoise, schedule)
+        seen: list[Prediction] = []
+        count = 0
+
+        def counted(x_t: Tensor, t: Tensor) -> Prediction:
+            nonlocal count
+            count += 1
+            seen[:] = [denoise(x_t, t)]
+            return seen[0]
+
+        noise = SampleNoise(seed, indices)
+        x_T = schedule.prior_std * noise(torch.empty(len(indices), *self.latent_shape, device=device))
+        on_step = None if watch is None else lambda step: watch(step, seen[0])
+        latents = recipe.sampler(counted, schedule, x_T, noise, on_step)
+        return Generated(to_uint8(self.codec.decode(latents)).cpu(), labels.cpu(), indices, count)
+
+    def generate(
+        self, recipe: Recipe, indices: Sequence[int], labels: Tensor, seed: int, batch_size: int
+    ) -> Iterator[Generated]:
+        """The same in batches, with dropout off; whatever mode the network was in, it is in afterwards."""
+        training = self.training
+        self.eval()
+        try:
+            for start in range(0, len(indices), batch_size):
+                part = slice(start, start + batch_size)
+                yield self.sample(recipe, indices[part], labels[part], seed)
+        finally:
+            self.train(training)
+
+
+def balanced_labels(indices: Sequence[int], num_classes: int) -> Tensor:
+    """Sample i is asked for class i mod num_classes: (B,) int64."""
+    return torch.as_tensor(list(indices), dtype=torch.int64) % max(1, num_classes)

@@ -1,0 +1,38 @@
+"""Explicit randomness: every random draw is a function of named keys, never of what was drawn before.
+
+A training step's noise depends on (seed, "train", step, rank), generated image i on (seed, "sample", i) and nothing else:
+so evaluation never disturbs training, a resumed run draws what the uninterrupted one would have drawn, and an image
+does not depend on batch size, device count or order.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def seed_for(*keys: int | str) -> int:
+    """A 63-bit seed from any integers and strings; the same on every machine, process and version of Python."""
+    return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(seed_for(*keys))
+
+
+class SampleNoise:
+    """Standard normal noise in which sample i draws from a generator of its own. Called like `torch.randn_like`.
+
+    The numbers are drawn on the CPU, so that they are the same for every device.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], purpose: str = "sample") -> None:
+        self.generators = [generator(seed, purpose, int(i)) for i in indices]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Noise of the shape (B, ...), dtype and device of `x`; B is the number of indices."""
+        noise = torch.empty(x.shape, dtype=x.dtype)
+        for row, gen in zip(noise, self.generators, strict=True):
+            torch.randn(row.shape, generator=gen, dtype=x.dtype, out=row)
+        return noise.to(x.device, non_blocking=True)

@@ -1,0 +1,74 @@
+"""The sampler's contract: from x_T at the grid's first time to x_0, one `step` at a time.
+
+Times are 0-dimensional float64 tensors on the CPU, so alpha, sigma and what is made of them are float64 scalars: the
+state keeps the dtype and device of x_T, and each coefficient is rounded once, when it meets the state.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import DenoiseFn
+from denoiselab.schedules import Schedule
+from denoiselab.spacings import Spacing
+
+NoiseFn = Callable[[Tensor], Tensor]
+
+
+class Step(NamedTuple):
+    """What `on_step` is told after a step."""
+
+    index: int  # 0 ... steps - 1
+    steps: int
+    t: Tensor  # the step went from time t
+    s: Tensor  # to time s
+    x: Tensor  # the state at s: (B, ...)
+
+
+class Sampler(ABC):
+    """A sampler with its number of steps and its grid."""
+
+    def __init__(self, steps: int, spacing: Spacing) -> None:
+        self.steps = steps
+        self.spacing = spacing
+
+    @abstractmethod
+    def step(
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
+    ) -> tuple[Tensor, Any]:
+        """x: (B, ...) at time t -> x at time s < t. `state` is None at the first step; what one step returns the next is given.
+
+        `noise` is called once for each draw, and not at all where the step adds none.
+        """
+
+    def __call__(
+        self,
+        denoise: DenoiseFn,
+        schedule: Schedule,
+        x_T: Tensor,
+        noise: NoiseFn = torch.randn_like,
+        on_step: Callable[[Step], object] | None = None,
+    ) -> Tensor:
+        """x_0 of the shape and dtype of x_T: (B, ...), which is schedule.prior_std times standard normal noise."""
+        times = self.spacing(self.steps, schedule).cpu().unbind()
+        x, state = x_T, None
+        for index, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+            x, state = self.step(denoise, schedule, x, t, s, state, noise)
+            if on_step is not None:
+                on_step(Step(index, len(times) - 1, t, s, x))
+        return x
+
+
+def batched(t: Tensor, x: Tensor) -> Tensor:
+    """A scalar time as the denoiser takes it: (B,), on the device of x."""
+    return torch.as_tensor(t, dtype=torch.float64).expand(len(x))
+
+
+def posterior_variance(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Of q(x_s|x_t) and q(x_s|x_t, x_0) for s < t: (var_ts, var_ts sigma_s^2/sigma_t^2), beta and beta-tilde of DDPM."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    var_ts = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
+    return var_ts, var_ts * (sigma_s / sigma_t) ** 2

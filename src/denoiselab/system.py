@@ -1,0 +1,113 @@
+"""The LightningModule: encode, condition, objective, log. The equations live in the parts it is given."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from denoiselab import distributed
+from denoiselab.conditioning import Cond
+from denoiselab.data.source import to_float
+from denoiselab.ema import EMA
+from denoiselab.objectives import Objective, WeightedMSE
+from denoiselab.pipeline import Pipeline, Recipe
+from denoiselab.randomness import SampleNoise, generator, seed_for
+from denoiselab.weightings import Simple
+
+
+class DiffusionSystem(pl.LightningModule):
+    """Trains a pipeline with an objective; `description` (plain values) is stored with every checkpoint.
+
+    Every random draw of a training step follows from (seed, batch number, rank): nothing else that draws disturbs it.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        objective: Objective,
+        recipe: Recipe,
+        optimizer: Callable[..., Any],
+        ema: EMA,
+        seed: int,
+        flip: bool = False,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        self.objective = objective
+        self.recipe = recipe
+        self.make_optimizer = optimizer
+        self.ema = ema
+        self.seed = seed
+        self.flip = flip
+        self.description = description or {}
+        self.ema.bind(pipeline)
+        self.eps_mse = WeightedMSE(Simple(), objective.time_sampler)
+        self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
+        self._steps_seen = 0
+
+    def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Cond]:
+        return self.pipeline.codec.encode(to_float(batch["image"])), self.pipeline.conditioner(batch)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        torch.manual_seed(seed_for(self.seed, "dropout", batch_idx, self.global_rank))
+        rng = generator(self.seed, "train", batch_idx, self.global_rank, device=self.device)
+        if self.flip:
+            batch = batch | {"image": _flipped(batch["image"], rng)}
+        x0, cond = self.encode(batch)
+        cond = self.pipeline.conditioner.dropped(cond, rng)
+        eps = torch.randn(x0.shape, generator=rng, device=x0.device, dtype=x0.dtype)
+        loss = self.objective(self.pipeline.denoiser, x0, cond, t=self.times(len(x0), batch_idx), eps=eps).mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def times(self, n: int, batch_idx: int) -> Tensor:
+        """This rank's part of the global batch's times: (n,)."""
+        every = self.objective.time_sampler(n * self.trainer.world_size, generator(self.seed, "time", batch_idx))
+        return every[self.global_rank :: self.trainer.world_size].to(self.device)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.global_step > self._steps_seen:  # not after each accumulated batch
+            self._steps_seen = self.global_step
+            self.ema.update()
+
+    def on_validation_epoch_start(self) -> None:
+        self._totals = torch.zeros(3, dtype=torch.float64)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The loss of the averaged weights at times and noise that depend on the image's number alone.
+
+        Runs are thereby compared on the same (x_0, t, eps); the golden ratio spreads t evenly over any number of them.
+        """
+        x0, cond = self.encode(batch)
+        t = (1 - (batch["index"] + 0.5).double() * (5**0.5 - 1) / 2 % 1).to(x0.device)
+        eps = SampleNoise(0, batch["index"].tolist(), "validation")(x0)
+        with self.ema.swapped():
+            losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
+            eps_losses = self.eps_mse(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
+        self._totals += torch.tensor([losses.double().sum(), eps_losses.double().sum(), len(x0)], dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        loss, eps_loss, count = distributed.all_sum(self._totals).tolist()
+        self.log_dict({"val/loss": loss / count, "val/eps_mse": eps_loss / count})
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.pipeline.parameters() if p.requires_grad]
+        optimizer, schedule = self.make_optimizer(trained, max_steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["denoiselab"] = self.description
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.ema.load_state_dict(checkpoint["ema"])
+        self._steps_seen = checkpoint["global_step"]
+
+
+def _flipped(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Each image mirrored left to right with chance 1/2."""
+    mask = torch.rand(len(images), generator=rng, device=images.device) < 0.5
+    return torch.where(mask[:, None, None, None], images.flip(-1), images)
