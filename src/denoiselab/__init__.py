@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from denoiselab.codecs import Codec
     from denoiselab.conditioning import Cond, Conditioner
-    from denoiselab.denoiser import Denoiser, DenoiseFn, Prediction
+    from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
     from denoiselab.guidance import Guidance
     from denoiselab.objectives import Objective
     from denoiselab.parameterizations import Parameterization
@@ -39,7 +39,7 @@ _HOMES = {
     "Weighting": "weightings",
 }
 
-__all__ = [  # noqa: F822
+__all__ = [
     "Codec",
     "Cond",
     "Conditioner",

@@ -30,7 +30,7 @@ class ClassifierFree(Guidance):
     Linear in x0 and in eps alike, since both come from the same x_t. Scales 0 and 1 need one pass over B.
     """
 
-    def __init__(self, scale: float = 1.5) -> None:
+    def __init__(self, scale: float = 1.2) -> None:
         self.scale = scale
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:

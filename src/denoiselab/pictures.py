@@ -1,12 +1,13 @@
 """Pictures: grids of samples, denoising strips, loss curves. PNG files for people, arrays for loggers."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+Curves = dict[str, tuple[list[float], list[float]]]  # name -> (steps, values)
 
 
 def grid(images: Tensor, columns: int, pad: int = 1) -> np.ndarray:
@@ -27,8 +28,8 @@ def write_png(picture: np.ndarray, path: Path) -> None:
     Image.fromarray(picture).save(path, optimize=True)
 
 
-def loss_curve(curves: dict[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> None:
-    """name -> (steps, values), drawn against the training step on a logarithmic scale; short runs get points."""
+def loss_curve(curves: Curves, path: Path) -> None:
+    """Drawn against the training step on a logarithmic scale; short runs get points."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -19,7 +19,7 @@ from denoiselab.thresholding import Threshold
 
 @dataclass(frozen=True)
 class Recipe:
-    """How samples are made: what may be changed after training. `words` says so in plain values, for figures' provenance."""
+    """How samples are made: what may be changed after training. `words` says so in plain values, for provenance."""
 
     sampler: Sampler
     guidance: Guidance

@@ -61,6 +61,8 @@ def _lines(description: str, total: int, every: float = 10.0) -> Callable[..., N
         if now - told >= every:
             told = now
             left = (now - start) / max(done, 1) * (total - done)
-            print(f"{description}: {done}/{total}, {left:.0f} s left{note and ', ' + note}", file=sys.stderr, flush=True)
+            print(
+                f"{description}: {done}/{total}, {left:.0f} s left{note and ', ' + note}", file=sys.stderr, flush=True
+            )
 
     return advance

@@ -29,7 +29,7 @@ def as_time(t: Tensor | float) -> Tensor:
 
 
 def like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient of shape (B,) as (B, 1, ..., 1) in the dtype and on the device of x: (B, ...); a scalar stays one."""
+    """A coefficient of shape (B,) as (B, 1, ..., 1), in the dtype and on the device of x: (B, ...). A scalar stays one."""
     shape = (*coefficient.shape, *[1] * (x.ndim - coefficient.ndim)) if coefficient.ndim else ()
     return coefficient.to(x.device, x.dtype).reshape(shape)
 
@@ -44,7 +44,9 @@ class Schedule(ABC):
     def __init__(self, prior_std: float = 1.0, log_snr_min: float | None = None) -> None:
         self.prior_std = prior_std
         self.log_snr_min = log_snr_min
-        self._t_max = 1.0 if log_snr_min is None else float(self.time_of(torch.tensor(log_snr_min, dtype=torch.float64)))
+        self._t_max = (
+            1.0 if log_snr_min is None else float(self.time_of(torch.tensor(log_snr_min, dtype=torch.float64)))
+        )
 
     @abstractmethod
     def level(self, t: Tensor) -> Level:
@@ -126,7 +128,7 @@ class Table(VariancePreserving):
 
 
 def _interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
-    """Linear interpolation through (nodes, values), nodes ascending; exactly values[i] at nodes[i], constant outside."""
+    """Linear interpolation through (nodes, values), nodes ascending; exact at the nodes, constant outside."""
     nodes, values = nodes.to(x.device), values.to(x.device)
     right = torch.searchsorted(nodes, x.detach().contiguous()).clamp(1, len(nodes) - 1)
     left = right - 1

@@ -1,4 +1,4 @@
-"""What is done to a prediction that leaves the data's range. Order: guide, clip x0, then eps again from the clipped x0."""
+"""Predictions outside the data's range. The order: guide, then clip x0, then eps again from the clipped x0."""
 
 from abc import ABC, abstractmethod
 

@@ -1,4 +1,4 @@
-"""The diffusion transformer (DiT, Peebles & Xie 2022) with adaLN-zero: patches as tokens, modulated by the embedding."""
+"""The diffusion transformer (DiT, Peebles & Xie 2022): patches as tokens, modulated by the embedding (adaLN-zero)."""
 
 import torch
 from torch import Tensor, nn

@@ -18,14 +18,15 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, cond_dim: int, frequencies: int = 64) -> None:
         super().__init__()
         periods = torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies)
+        self.periods: Tensor
         self.register_buffer("periods", periods, persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.cond = nn.Linear(cond_dim, dim) if cond_dim else None
 
     def forward(self, t: Tensor, cond: Cond) -> Tensor:
-        weight = self.mlp[0].weight
-        angles = (1000 * t.to(weight.device, torch.float32))[:, None] * self.periods
-        embedding = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1).to(weight.dtype))
+        angles = (1000 * t.to(self.periods.device, torch.float32))[:, None] * self.periods.float()
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        embedding = self.mlp(waves.to(self.periods.dtype))
         if self.cond is not None and cond.vector is not None:
             embedding = embedding + self.cond(cond.vector)
         return nnf.silu(embedding)

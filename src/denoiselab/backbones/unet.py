@@ -12,7 +12,9 @@ from denoiselab.errors import ConfigError
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels // g >= 4 or g == 1), channels)
+    return nn.GroupNorm(
+        next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1), channels
+    )
 
 
 class ResBlock(nn.Module):
@@ -42,20 +44,21 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2)
         return x + self.out(attention(self.qkv(h), self.heads)).transpose(1, 2).reshape(x.shape)
 
 
-class Level(nn.Module):
-    """The blocks of one resolution: residual, and attention where wanted."""
+class Block(nn.Module):
+    """A residual block, and attention after it where there are heads."""
 
-    def __init__(self, inputs: Sequence[int], outputs: int, embedding: int, dropout: float, heads: int) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, heads: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
-        for channels in inputs:
-            block = [ResBlock(channels, outputs, embedding, dropout)]
-            self.blocks.append(nn.ModuleList([*block, SelfAttention(outputs, heads)] if heads else block))
+        self.residual = ResBlock(inputs, outputs, embedding, dropout)
+        self.attention = SelfAttention(outputs, heads) if heads else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.residual(x, embedding))
 
 
 class UNet(nn.Module):
@@ -89,44 +92,40 @@ class UNet(nn.Module):
         embedding = 4 * channels
         self.embed = TimeEmbedding(embedding, cond_dim)
         self.stem = nn.Conv2d(image_channels, channels, 3, padding=1)
-        self.down, self.up, self.shrink, self.grow = (nn.ModuleList() for _ in range(4))
+
+        def block(inputs: int, outputs: int, side: int | None = None) -> Block:
+            return Block(inputs, outputs, embedding, dropout, heads if side is None or side in attention else 0)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()  # blocks, and convolutions between resolutions
         current, skips = channels, []
         for i, wide in enumerate(widths):
-            at = heads if height >> i in attention else 0
-            self.down.append(Level([current] + [wide] * (blocks - 1), wide, embedding, dropout, at))
-            skips += [wide] * blocks
-            current = wide
+            for _ in range(blocks):
+                self.down.append(block(current, wide, height >> i))
+                skips.append(wide)
+                current = wide
             if i < len(widths) - 1:
-                self.shrink.append(nn.Conv2d(wide, wide, 3, stride=2, padding=1))
-        self.middle = Level([current], current, embedding, dropout, heads)
+                self.down.append(nn.Conv2d(wide, wide, 3, stride=2, padding=1))
+        self.middle = block(current, current)
         for i, wide in reversed(list(enumerate(widths))):
-            at = heads if height >> i in attention else 0
-            inputs = [(current if j == 0 else wide) + skips.pop() for j in range(blocks)]
-            self.up.append(Level(inputs, wide, embedding, dropout, at))
-            current = wide
+            for _ in range(blocks):
+                self.up.append(block(current + skips.pop(), wide, height >> i))
+                current = wide
             if i > 0:
-                self.grow.append(nn.Conv2d(wide, wide, 3, padding=1))
+                self.up.append(nn.Conv2d(wide, wide, 3, padding=1))
         self.head = nn.Sequential(_norm(current), nn.SiLU(), zeroed(nn.Conv2d(current, image_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         embedding, h, skips = self.embed(t, cond), self.stem(x), []
-        for i, level in enumerate(self.down):
-            for block in level.blocks:
-                h = _run(block, h, embedding)
+        for layer in self.down:
+            if isinstance(layer, Block):
+                h = layer(h, embedding)
                 skips.append(h)
-            if i < len(self.shrink):
-                h = self.shrink[i](h)
-        for block in self.middle.blocks:
-            h = _run(block, h, embedding)
-        for i, level in enumerate(self.up):
-            for block in level.blocks:
-                h = _run(block, torch.cat([h, skips.pop()], dim=1), embedding)
-            if i < len(self.grow):
-                h = self.grow[i](nnf.interpolate(h, scale_factor=2.0, mode="nearest"))
+            else:
+                h = layer(h)
+        h = self.middle(h, embedding)
+        for layer in self.up:
+            if isinstance(layer, Block):
+                h = layer(torch.cat([h, skips.pop()], dim=1), embedding)
+            else:
+                h = layer(nnf.interpolate(h, scale_factor=2.0, mode="nearest"))
         return self.head(h)
-
-
-def _run(block: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
-    for part in block:
-        h = part(h, embedding)
-    return h

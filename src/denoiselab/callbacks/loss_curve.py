@@ -5,7 +5,7 @@ import csv
 import pytorch_lightning as pl
 
 from denoiselab.callbacks.logging import run_folder
-from denoiselab.pictures import loss_curve
+from denoiselab.pictures import Curves, loss_curve
 
 
 class LossCurve(pl.Callback):
@@ -19,7 +19,7 @@ class LossCurve(pl.Callback):
         table = run_folder(trainer) / "metrics.csv"
         if not table.exists():
             return
-        curves: dict[str, tuple[list[float], list[float]]] = {}
+        curves: Curves = {}
         with table.open() as file:
             for row in csv.DictReader(file):
                 for name in ("train/loss", "val/loss"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from denoiselab.callbacks.logging import log_figures
 from denoiselab.progress import track
 
 
@@ -19,7 +20,9 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         done, self._step = trainer.global_step - self._step, trainer.global_step
-        note = ", ".join(f"{name} {float(value):.4g}" for name, value in trainer.logged_metrics.items() if "loss" in name)
+        note = ", ".join(
+            f"{name} {float(value):.4g}" for name, value in trainer.logged_metrics.items() if "loss" in name
+        )
         self._advance(done, note)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -31,7 +34,10 @@ class Progress(pl.Callback):
 
 
 class Pace(pl.Callback):
-    """train/lr and train/images_per_second (of all devices, over the time since the last logging) with each logging."""
+    """train/lr and train/images_per_second (of all devices, since the last logging) every `every` optimizer steps."""
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since, self._images = time.monotonic(), 0
@@ -40,14 +46,13 @@ class Pace(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
         self._images += len(batch["image"]) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0 and self._images:
+        if trainer.global_step % self.every == 0 and self._images:
             now = time.monotonic()
             figures = {
                 "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
                 "train/images_per_second": self._images / (now - self._since),
             }
-            for logger in trainer.loggers:
-                logger.log_metrics(figures, step=trainer.global_step)
+            log_figures(trainer, figures)
             self._since, self._images = now, 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -39,9 +39,7 @@ class SampleGrid(Periodic):
         if trainer.is_global_zero:
             picture = grid(images, self.columns)
             write_png(picture, run_folder(trainer) / "samples" / f"step_{trainer.global_step}.png")
-            log_picture(
-                trainer, "samples", picture, _caption(trainer, system, self.seed, batches[0].evaluations)
-            )
+            log_picture(trainer, "samples", picture, _caption(trainer, system, self.seed, batches[0].evaluations))
 
 
 class DenoisingStrip(Periodic):

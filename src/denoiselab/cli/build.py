@@ -45,7 +45,10 @@ def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
 
 def recipe(cfg: DictConfig) -> Recipe:
     return Recipe(
-        instantiate(cfg.sampler), instantiate(cfg.guidance), instantiate(cfg.threshold) if cfg.threshold else None, _words(cfg)
+        instantiate(cfg.sampler),
+        instantiate(cfg.guidance),
+        instantiate(cfg.threshold) if cfg.threshold else None,
+        _words(cfg),
     )
 
 

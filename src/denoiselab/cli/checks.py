@@ -93,6 +93,7 @@ LIMITS = {
     "metrics.n": Limit(2),
     "metrics.seed": NATURAL,
     "metrics.batch_size": COUNT,
+    "callbacks.pace.every": COUNT,
     "callbacks.samples.n": COUNT,
     "callbacks.samples.columns": COUNT,
     "callbacks.samples.every": COUNT,
@@ -155,7 +156,9 @@ RULES = (
         "sampler.steps is more than the steps of the spacing, spacing.T; take fewer sampler.steps or spacing=log_snr",
     ),
     Rule(
-        lambda cfg: (_part(cfg.get("schedule"), "beta_min") or 0) > (_part(cfg.get("schedule"), "beta_max") or math.inf),
+        lambda cfg: (
+            (_part(cfg.get("schedule"), "beta_min") or 0) > (_part(cfg.get("schedule"), "beta_max") or math.inf)
+        ),
         "schedule.beta_min is larger than schedule.beta_max; give the smaller one first",
     ),
 )
@@ -167,9 +170,9 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
     groups = [o for o in overrides if (conf / o.key_or_group).is_dir()]
     for override in groups:
         options = sorted(path.stem for path in (conf / override.key_or_group).glob("*.yaml"))
-        chosen = override.value() if isinstance(override.value(), list) else [override.value()]
-        for option in chosen:
-            if option not in (*options, None, "from_run", "default"):
+        value = override.value()
+        for option in value if isinstance(value, list) else [value]:
+            if option not in (*options, None, "from_run"):
                 raise ConfigError(
                     f"{override.key_or_group}={option} is no option; allowed: {', '.join(options)}"
                     f"{_nearest(str(option), options)}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import _get_rank
 
 from denoiselab.cli.build import plain
 
@@ -13,7 +13,7 @@ from denoiselab.cli.build import plain
 def loggers(cfg: DictConfig, folder: Path, job_type: str, words: dict[str, str], group: str) -> list[Logger]:
     """`words` are the chosen options, which become the run's tags; `group` is the default group."""
     made: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)]
-    if cfg.logger and rank_zero_only.rank == 0:
+    if cfg.logger and not _get_rank():
         import wandb
 
         # The run is opened here, not by Lightning, whose offline=True would change WANDB_MODE for the whole process.
@@ -42,4 +42,5 @@ def close(made: list[Logger]) -> None:
 
 def config_of(made: list[Logger]) -> dict[str, Any]:
     """What a checkpoint should remember of the loggers, to go on with the same W&B run."""
-    return {"wandb_id": logger.experiment.id for logger in made if isinstance(logger, WandbLogger)}
+    ids = [logger.experiment.id for logger in made if isinstance(logger, WandbLogger)]
+    return {"wandb_id": ids[0]} if ids else {}

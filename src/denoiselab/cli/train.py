@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -23,7 +24,7 @@ from denoiselab.system import DiffusionSystem
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Trains; leaves pictures, figures and checkpoints in the run's folder; returns the FID for a search to minimise."""
+    """Trains, leaves pictures, figures and checkpoints in the run's folder, and returns the FID for a search."""
     _quiet()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -35,7 +36,7 @@ def run(cfg: DictConfig) -> float | None:
     if cfg.metrics:
         callbacks = _with_evaluation(callbacks, cfg, source)
     choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
-    group = Path(hydra.sweep.dir).name if hydra.mode.name == "MULTIRUN" else choices["experiment"]
+    group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
     made = loggers.loggers(cfg, folder, "train", choices, group)
     system.description |= loggers.config_of(made)
     try:
@@ -128,9 +129,8 @@ def _conclude(
 def _last_words(figures: dict[str, Any], folder: Path) -> str:
     lines = [f"{figures['step']} steps in {figures['train_seconds']:.0f} s"]
     if "fid" in figures:
-        lines.append(
-            f"FID {figures['fid']:.2f}, real test images {figures['floor']:.2f} (n {figures['n']}, {figures['extractor']})"
-        )
+        floor, seen = f"real test images {figures['floor']:.2f}", f"n {figures['n']}, {figures['extractor']}"
+        lines.append(f"FID {figures['fid']:.2f}, {floor} ({seen})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
     pictures = sorted((folder / "samples").glob(f"*_{figures['step']}.png"), reverse=True)
@@ -148,4 +148,3 @@ def _quiet() -> None:
         ".*`isinstance.treespec, LeafSpec.`.*",
     ):
         warnings.filterwarnings("ignore", message)
-

@@ -63,8 +63,8 @@ class Classifier(Extractor):
 @torch.inference_mode()
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
     right = 0
-    for i, l in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        right += int((classifier.scores(classifier.features(i)).argmax(1) == l).sum())
+    for i, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        right += int((classifier.scores(classifier.features(i)).argmax(1) == truth).sum())
     return right / len(images)
 
 

@@ -71,13 +71,13 @@ class Evaluation:
         generated, right, evaluations = Moments(self.extractor.dim), 0, 0
         mine = distributed.share(n)
         labels = balanced_labels(mine, self.source.num_classes)
-        conditional = pipeline.conditioner.vector_dim > 0 and isinstance(self.extractor, Classifier)
+        judge = self.extractor if isinstance(self.extractor, Classifier) and pipeline.conditioner.vector_dim else None
         with track(f"generating {n} images for FID", n, quiet=distributed.rank() > 0) as advance:
             for batch in pipeline.generate(recipe, mine, labels, seed, batch_size):
                 features = self.features(batch.images)
                 generated.update(features)
-                if conditional:
-                    right += int((self.extractor.scores(features).argmax(1) == batch.labels).sum())
+                if judge is not None:
+                    right += int((judge.scores(features).argmax(1) == batch.labels).sum())
                 evaluations = batch.evaluations
                 advance(len(batch.images) * distributed.world_size())
         floor_n = min(n, len(self.source.test))
@@ -90,7 +90,7 @@ class Evaluation:
         }
         if isinstance(self.extractor, Classifier):
             figures["classifier_test_accuracy"] = self.extractor.test_accuracy
-        if conditional:
+        if judge is not None:
             figures["class_accuracy"] = int(distributed.all_sum(torch.tensor(right))) / n
         figures |= {
             "data": self.source.name,

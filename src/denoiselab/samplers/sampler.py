@@ -6,7 +6,9 @@ state keeps the dtype and device of x_T, and each coefficient is rounded once, w
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,8 @@ from denoiselab.spacings import Spacing
 NoiseFn = Callable[[Tensor], Tensor]
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What `on_step` is told after a step."""
 
     index: int  # 0 ... steps - 1
@@ -39,9 +42,9 @@ class Sampler(ABC):
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
     ) -> tuple[Tensor, Any]:
-        """x: (B, ...) at time t -> x at time s < t. `state` is None at the first step; what one step returns the next is given.
+        """x: (B, ...) at time t -> x at time s < t.
 
-        `noise` is called once for each draw, and not at all where the step adds none.
+        `state` is None at the first step; what one step returns, the next is given. `noise` is called once for each draw, and not at all where the step adds none.
         """
 
     def __call__(
@@ -55,7 +58,7 @@ class Sampler(ABC):
         """x_0 of the shape and dtype of x_T: (B, ...), which is schedule.prior_std times standard normal noise."""
         times = self.spacing(self.steps, schedule).cpu().unbind()
         x, state = x_T, None
-        for index, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for index, (t, s) in enumerate(pairwise(times)):
             x, state = self.step(denoise, schedule, x, t, s, state, noise)
             if on_step is not None:
                 on_step(Step(index, len(times) - 1, t, s, x))
@@ -68,7 +71,7 @@ def batched(t: Tensor, x: Tensor) -> Tensor:
 
 
 def posterior_variance(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """Of q(x_s|x_t) and q(x_s|x_t, x_0) for s < t: (var_ts, var_ts sigma_s^2/sigma_t^2), beta and beta-tilde of DDPM."""
+    """(var_ts, var_ts sigma_s^2/sigma_t^2) for s < t, of q(x_t|x_s) and q(x_s|x_t, x_0): DDPM's beta and beta-tilde."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
     var_ts = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
     return var_ts, var_ts * (sigma_s / sigma_t) ** 2
