@@ -18,7 +18,7 @@ def adamw(
     decay: str = "cosine",
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step."""
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
     return optimizer, LambdaLR(optimizer, lambda step: rate(step, max_steps, warmup_steps, decay))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 Curves = dict[str, tuple[list[float], list[float]]]  # name -> (steps, values)
 
 
-def grid(images: Tensor, columns: int, pad: int = 1) -> np.ndarray:
+def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True) -> np.ndarray:
     """uint8 (N, C, H, W) -> one picture, uint8 (h, w) or (h, w, 3), white between; small images are enlarged."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -18,8 +18,9 @@ def grid(images: Tensor, columns: int, pad: int = 1) -> np.ndarray:
     sheet[:n, :, :height, :width] = images
     sheet = sheet.reshape(rows, columns, channels, height + pad, width + pad).permute(2, 0, 3, 1, 4)
     picture = sheet.reshape(channels, rows * (height + pad), columns * (width + pad))[:, :-pad, :-pad]
-    zoom = max(1, 40 // max(height, width))
-    picture = picture.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+    if zoom:
+        factor = max(1, 40 // max(height, width))
+        picture = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return picture[0].numpy() if channels == 1 else picture[:3].permute(1, 2, 0).numpy()
 
 

@@ -29,7 +29,7 @@ def as_time(t: Tensor | float) -> Tensor:
 
 
 def like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient of shape (B,) as (B, 1, ..., 1), in the dtype and on the device of x: (B, ...). A scalar stays one."""
+    """A coefficient (B,) as (B, 1, ..., 1), in the dtype and on the device of x: (B, ...). A scalar stays a scalar."""
     shape = (*coefficient.shape, *[1] * (x.ndim - coefficient.ndim)) if coefficient.ndim else ()
     return coefficient.to(x.device, x.dtype).reshape(shape)
 

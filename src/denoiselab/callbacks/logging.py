@@ -37,4 +37,4 @@ def run_folder(trainer: pl.Trainer) -> Path:
 def due(trainer: pl.Trainer, every: int | None) -> bool:
     """Whether this optimizer step is one of every `every`; the last is left to `on_train_end`."""
     step = trainer.global_step
-    return bool(every) and step > 0 and step % every == 0 and step != trainer.max_steps
+    return every is not None and step > 0 and step % every == 0 and step != trainer.max_steps

@@ -1,6 +1,6 @@
 """From a configuration to its parts, each instantiated once."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.data.source import Source
 from denoiselab.denoiser import Denoiser
+from denoiselab.errors import ConfigError
 from denoiselab.objectives import Objective, WeightedMSE
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import seed_for
@@ -35,6 +36,27 @@ def pipeline(cfg: DictConfig, image_shape: tuple[int, int, int], num_classes: in
         return Pipeline(denoiser, conditioner, codec, image_shape)
 
 
+class Parts(NamedTuple):
+    """What a training run is made of, apart from how it is run."""
+
+    source: Source
+    pipeline: Pipeline
+    objective: Objective
+    recipe: Recipe
+
+
+def parts(cfg: DictConfig) -> Parts:
+    """Raises ConfigError, and IncompatibleError for a combination without meaning."""
+    source = instantiate(cfg.data)
+    if "dim" in cfg.conditioning and source.num_classes < 1:
+        raise ConfigError(
+            f"conditioning=class needs labels, and data={source.name} has none: a sub-folder for each class would give "
+            "them; or take conditioning=none guidance=none metrics=none"
+        )
+    made = pipeline(cfg, source.shape, source.num_classes)
+    return Parts(source, made, objective(cfg, made.denoiser), recipe(cfg))
+
+
 def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
     """Raises IncompatibleError where the loss has no finite weight on this schedule."""
     made = instantiate(cfg.loss)
@@ -60,7 +82,3 @@ def _words(cfg: DictConfig) -> dict[str, Any]:
         words[axis] = str(part.pop("_target_", "none")).rpartition(".")[2]
         words |= {f"{axis}.{key}": value for key, value in part.items() if not isinstance(value, dict | None)}
     return words
-
-
-def source(cfg: DictConfig) -> Source:
-    return instantiate(cfg.data)

@@ -17,12 +17,13 @@ from denoiselab.errors import ConfigError, IncompatibleError
 
 
 class Limit(NamedTuple):
-    """A sensible value: a number in [low, high], open where said, or one of `words`; null where the default is null."""
+    """A sensible value: a number in [low, high], or one of `words`; null too where the default is null."""
 
     low: float = -math.inf
     high: float = math.inf
     words: tuple[Any, ...] = ()
     above: bool = False  # low itself is not allowed
+    null: bool = False  # null has a meaning though the default is another
 
     def allows(self, value: Any) -> bool:
         if self.words:
@@ -34,13 +35,19 @@ class Limit(NamedTuple):
 
     def __str__(self) -> str:
         if self.words:
-            return " or ".join(map(str, self.words))
-        if math.isinf(self.high):
-            return "a number" if math.isinf(self.low) else f"{'above' if self.above else 'at least'} {self.low:g}"
-        return f"{'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+            text = " or ".join(map(str, self.words))
+        elif math.isinf(self.high):
+            text = "a number" if math.isinf(self.low) else f"{'above' if self.above else 'at least'} {self.low:g}"
+        else:
+            text = f"{'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+        return f"{text}, or null" if self.null else text
 
 
 COUNT, NATURAL, POSITIVE, SHARE = Limit(1), Limit(0), Limit(0, above=True), Limit(0, 1)
+COUNT_OR_NULL = Limit(1, null=True)
+
+# What Lightning judges itself, in more forms than a type can tell.
+FREE = ("trainer.devices", "trainer.precision")
 
 LIMITS = {
     "seed": NATURAL,
@@ -49,14 +56,14 @@ LIMITS = {
     "n": COUNT,
     "checkpoint": Limit(words=("last", "best")),
     "device": Limit(words=("auto", "cpu", "cuda", "mps")),
-    "schedule.T": COUNT,
+    "schedule.T": COUNT_OR_NULL,
     "schedule.beta_min": POSITIVE,
     "schedule.beta_max": POSITIVE,
     "schedule.s": POSITIVE,
-    "schedule.log_snr_min": Limit(),
+    "schedule.log_snr_min": Limit(null=True),
     "loss.weighting.gamma": POSITIVE,
     "time_sampling.T": COUNT,
-    "spacing.T": COUNT,
+    "spacing.T": COUNT_OR_NULL,
     "spacing.t_min": Limit(0, 0.5, above=True),
     "sampler.steps": COUNT,
     "sampler.eta": SHARE,
@@ -85,25 +92,25 @@ LIMITS = {
     "ema.decay": Limit(0, 0.999999),
     "trainer.max_steps": COUNT,
     "trainer.accumulate_grad_batches": COUNT,
-    "trainer.gradient_clip_val": POSITIVE,
+    "trainer.gradient_clip_val": Limit(0, above=True, null=True),
     "trainer.val_check_interval": COUNT,
     "trainer.log_every_n_steps": COUNT,
     "logger.mode": Limit(words=("offline", "online")),
-    "metrics.every": COUNT,
+    "metrics.every": COUNT_OR_NULL,
     "metrics.n": Limit(2),
     "metrics.seed": NATURAL,
     "metrics.batch_size": COUNT,
     "callbacks.pace.every": COUNT,
     "callbacks.samples.n": COUNT,
     "callbacks.samples.columns": COUNT,
-    "callbacks.samples.every": COUNT,
+    "callbacks.samples.every": COUNT_OR_NULL,
     "callbacks.samples.seed": NATURAL,
     "callbacks.samples.batch_size": COUNT,
     "callbacks.denoising.n": COUNT,
     "callbacks.denoising.moments": COUNT,
-    "callbacks.denoising.every": COUNT,
+    "callbacks.denoising.every": COUNT_OR_NULL,
     "callbacks.denoising.seed": NATURAL,
-    "callbacks.checkpoint.every_n_train_steps": COUNT,
+    "callbacks.checkpoint.every_n_train_steps": COUNT_OR_NULL,
 }
 
 
@@ -131,6 +138,11 @@ def _guides(cfg: DictConfig) -> bool:
 
 
 RULES = (
+    Rule(
+        lambda cfg: _part(cfg.get("data"), "root") is None and "root" in (cfg.get("data") or {}),
+        "data.root must be given, the folder of the images: data.root=<folder>; for fashion_mnist Debian's package "
+        "dataset-fashion-mnist installs /usr/share/datasets/fashion-mnist",
+    ),
     Rule(
         lambda cfg: _pure_noise(cfg) and _is(cfg.parameterization, "Eps"),
         "parameterization=eps says nothing about x0 at alpha = 0, where schedule=flow ends; "
@@ -186,9 +198,11 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
     if missing:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=<a run's folder>")
     for key, value in _leaves(cfg):
-        default = OmegaConf.select(base, key)
-        if key in LIMITS and not (value is None and default is None) and not LIMITS[key].allows(value):
-            raise ConfigError(f"{key}={value} makes no sense; allowed: {LIMITS[key]}")
+        limit = LIMITS.get(key)
+        if limit is None or (value is None and (limit.null or OmegaConf.select(base, key) is None)):
+            continue
+        if not limit.allows(value):
+            raise ConfigError(f"{key}={value} makes no sense; allowed: {limit}")
     for rule in RULES:
         if rule.broken(cfg):
             raise IncompatibleError(rule.reason)
@@ -197,11 +211,11 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
 def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
-    if not isinstance(node, DictConfig) or name not in node:
+    if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (`in` is false for what must still be given)
         known = [k for k, _ in _leaves(base)] + [path.name for path in conf.iterdir() if path.is_dir()]
         raise ConfigError(f"{key} is no key here{_nearest(key, known) or '; --help shows all of them'}")
-    default = OmegaConf.select(base, key)
-    if value is None or default is None or isinstance(default, DictConfig):
+    default: Any = OmegaConf.select(base, key)
+    if key in FREE or value is None or default is None or isinstance(default, DictConfig):
         return
     kind = float if isinstance(default, float) else type(default)
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
@@ -216,7 +230,7 @@ def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key in node:
-        path = f"{prefix}{key}"
+        path = prefix + str(key)
         if path == "hydra" or OmegaConf.is_missing(node, key):
             continue
         value = node[key]

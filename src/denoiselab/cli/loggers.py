@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import _get_rank
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from denoiselab.cli.build import plain
 
@@ -13,7 +13,7 @@ from denoiselab.cli.build import plain
 def loggers(cfg: DictConfig, folder: Path, job_type: str, words: dict[str, str], group: str) -> list[Logger]:
     """`words` are the chosen options, which become the run's tags; `group` is the default group."""
     made: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)]
-    if cfg.logger and not _get_rank():
+    if cfg.logger and not getattr(rank_zero_only, "rank", 0):
         import wandb
 
         # The run is opened here, not by Lightning, whose offline=True would change WANDB_MODE for the whole process.

@@ -2,16 +2,20 @@
 
 import itertools
 import os
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,19 +39,37 @@ def main(command: str) -> None:
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
         def task(cfg: DictConfig) -> Any:
-            return import_module(f"denoiselab.cli.{command}").run(cfg)
+            try:
+                return import_module(f"denoiselab.cli.{command}").run(cfg)
+            except (UserError, InstantiationException) as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # the other jobs go on, and Hydra says which one it was
+                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+                _tell(error)
 
         task()
-    except UserError as error:
-        _stop(str(error))
-    except InstantiationException as error:  # raised by a part as it was built
-        if not isinstance(error.__cause__, UserError):
-            raise
-        _stop(str(error.__cause__))
+    except (UserError, InstantiationException) as error:
+        _tell(error)
     except (HydraException, OmegaConfBaseException) as error:
         _stop(" ".join(line.strip() for line in str(error).splitlines() if line.strip() and "hydra.cc" not in line))
+    except yaml.YAMLError as error:
+        _stop("a file of conf/ is not YAML: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         _stop("interrupted", status=130)
+
+
+def _tell(error: Exception) -> NoReturn:
+    """A slip found by a part as it was built reaches us inside of Hydra's own error."""
+    slip = error.__cause__ if isinstance(error, InstantiationException) else error
+    if not isinstance(slip, UserError):
+        raise error
+    _stop(str(slip))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A run that was refused leaves no folder behind, if nothing but its configuration is in it."""
+    if {path.name for path in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder)
 
 
 def _stop(message: str, status: int = 2) -> NoReturn:

@@ -30,6 +30,17 @@ def write_json(values: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
+def last_words(figures: dict[str, Any]) -> str:
+    """The figures as a person wants to read them when the work is done."""
+    lines = []
+    if "fid" in figures:
+        floor, seen = f"real test images {figures['floor']:.2f}", f"n {figures['n']}, {figures['extractor']}"
+        lines.append(f"FID {figures['fid']:.2f}, {floor} ({seen})")
+    if "class_accuracy" in figures:
+        lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
+    return "\n".join(lines)
+
+
 def device(name: str) -> torch.device:
     """Raises RunError for one that is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -53,10 +64,12 @@ def load(folder: str, checkpoint: str, on: torch.device) -> tuple[Pipeline, Dict
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         about, weights = state["denoiselab"], state["ema"]["weights"]
+        cfg = OmegaConf.create(about["config"])
+        pipeline = build.pipeline(cfg, tuple(about["image_shape"]), about["num_classes"])
+        pipeline.load_state_dict(weights)
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
-        raise RunError(f"{path} is damaged or not of denoiselab ({type(error).__name__}: {reason})") from error
-    cfg = OmegaConf.create(about["config"])
-    pipeline = build.pipeline(cfg, tuple(about["image_shape"]), about["num_classes"])
-    pipeline.load_state_dict(weights)
+        raise RunError(
+            f"{path} is damaged or of another version of denoiselab ({type(error).__name__}: {reason})"
+        ) from error
     return pipeline.to(on).eval(), cfg, about | {"step": state["global_step"]}

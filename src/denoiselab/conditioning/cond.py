@@ -17,7 +17,11 @@ class Cond(NamedTuple):
 
     def cat(self, other: "Cond") -> "Cond":
         """Both batches, one after the other."""
-        return Cond(*(None if a is None else torch.cat([a, b]) for a, b in zip(self, other, strict=True)))
+        return Cond(*(_cat(a, b) for a, b in zip(self, other, strict=True)))
+
+
+def _cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])
 
 
 def _where(mask: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor | None:

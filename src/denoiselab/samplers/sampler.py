@@ -44,7 +44,8 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Any]:
         """x: (B, ...) at time t -> x at time s < t.
 
-        `state` is None at the first step; what one step returns, the next is given. `noise` is called once for each draw, and not at all where the step adds none.
+        `state` is None at the first step; what one step returns, the next is given. `noise` is called once for each
+        draw, and not at all where the step adds none.
         """
 
     def __call__(

@@ -1,0 +1,133 @@
+"""One training run with Lightning, from its parts to its figures."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from denoiselab.callbacks import Evaluate
+from denoiselab.callbacks.logging import log_summary
+from denoiselab.cli import build, loggers, runs
+from denoiselab.cli.build import Parts
+from denoiselab.data import ImageDataModule
+from denoiselab.data.source import Source
+from denoiselab.errors import ConfigError
+from denoiselab.metrics import Evaluation
+from denoiselab.progress import console
+from denoiselab.system import DiffusionSystem
+
+
+def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
+    """Trains, leaves pictures, figures and checkpoints in the run's folder, and returns the FID for a search."""
+    _quiet()
+    hydra = HydraConfig.get()
+    system = make_system(cfg, parts)
+    callbacks = {name: instantiate(part) for name, part in cfg.callbacks.items()}
+    if cfg.metrics:
+        callbacks = _with_evaluation(callbacks, cfg, parts.source)
+    choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
+    group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
+    trainer = make_trainer(cfg, folder, list(callbacks.values()))
+    trainer.loggers = made = loggers.loggers(cfg, folder, "train", choices, group)
+    system.description |= loggers.config_of(made)
+    try:
+        started = time.monotonic()
+        trainer.fit(system, datamodule=ImageDataModule(parts.source, cfg.batch_size, cfg.seed, cfg.num_workers))
+        return _conclude(cfg, trainer, system, folder, time.monotonic() - started)
+    finally:
+        loggers.close(made)
+
+
+def make_system(cfg: DictConfig, parts: Parts) -> DiffusionSystem:
+    return DiffusionSystem(
+        parts.pipeline,
+        parts.objective,
+        parts.recipe,
+        instantiate(cfg.optimizer, _convert_="all"),
+        instantiate(cfg.ema),
+        cfg.seed,
+        parts.source.flip,
+        {
+            "config": build.plain(cfg),
+            "image_shape": list(parts.source.shape),
+            "num_classes": parts.source.num_classes,
+            "class_names": list(parts.source.class_names),
+        },
+    )
+
+
+def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Raises ConfigError for what Lightning refuses: a device that is not there, a precision it does not know."""
+    try:
+        return instantiate(
+            cfg.trainer,
+            callbacks=callbacks,
+            logger=False,
+            default_root_dir=str(folder),
+            max_epochs=-1,  # the stream of batches never ends; max_steps does
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            inference_mode=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except InstantiationException as error:
+        raise ConfigError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
+
+
+def _with_evaluation(callbacks: dict[str, pl.Callback], cfg: DictConfig, source: Source) -> dict[str, pl.Callback]:
+    """The evaluation goes before the checkpoint, which judges by its figures."""
+
+    def make() -> Evaluation:
+        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache)
+
+    evaluate = Evaluate(make, cfg.metrics.n, cfg.metrics.every, cfg.metrics.seed, cfg.metrics.batch_size)
+    checkpoint = callbacks.pop("checkpoint", None)
+    return callbacks | {"evaluate": evaluate} | ({"checkpoint": checkpoint} if checkpoint else {})
+
+
+def _conclude(
+    cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem, folder: Path, seconds: float
+) -> float | None:
+    """metrics.json, the loggers' summary, and the last words on the terminal."""
+    if not trainer.is_global_zero:
+        return None
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    figures = {
+        **system.figures,
+        "seed": cfg.seed,
+        **logged,
+        "step": trainer.global_step,
+        "parameters": sum(p.numel() for p in system.pipeline.parameters()),
+        "ema_decay": system.ema.decay,
+        "code": runs.code_version(),
+        "train_seconds": round(seconds, 1),
+    }
+    runs.write_json(figures, folder / "metrics.json")
+    log_summary(trainer, figures)
+    pictures = sorted((folder / "samples").glob(f"*_{trainer.global_step}.png"), reverse=True)
+    words = [f"{trainer.global_step} steps in {seconds:.0f} s", runs.last_words(figures)]
+    console.print("\n".join(map(str, [*words, *pictures, folder / "metrics.json"])), highlight=False, soft_wrap=True)
+    return system.figures.get("fid")
+
+
+def _quiet() -> None:
+    """Lightning's advertisements and advice that is wrong here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Experiment logs directory.*exists and is not empty.*",
+        ".*sync_dist=True.*",
+        ".*GPU available but not used.*",
+        ".*`isinstance.treespec, LeafSpec.`.*",
+    ):
+        warnings.filterwarnings("ignore", message)
