@@ -44,9 +44,7 @@ class Schedule(ABC):
     def __init__(self, prior_std: float = 1.0, log_snr_min: float | None = None) -> None:
         self.prior_std = prior_std
         self.log_snr_min = log_snr_min
-        self._t_max = (
-            1.0 if log_snr_min is None else float(self.time_of(torch.tensor(log_snr_min, dtype=torch.float64)))
-        )
+        self._t_max = 1.0 if log_snr_min is None else min(1.0, float(self.time_of(as_time(log_snr_min))))
 
     @abstractmethod
     def level(self, t: Tensor) -> Level:
