@@ -1,9 +1,212 @@
-"""Its presence puts tests/ on the path, so that every test file shares `cases`."""
+"""Small real parts that the tests share: a data set, a feature extractor, a pipeline, a system and a trainer.
+
+Its presence puts tests/ on the path, so that test files can import it, and share `cases`.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from denoiselab import schedules
+from denoiselab.backbones import MLP, UNet
+from denoiselab.codecs import Codec, Identity
+from denoiselab.conditioning import ClassLabel
+from denoiselab.data.source import InMemory, Source
+from denoiselab.denoiser import Denoiser
+from denoiselab.guidance import ClassifierFree, Guidance
+from denoiselab.metrics import Extractor
+from denoiselab.parameterizations import V
+from denoiselab.pipeline import Pipeline, Recipe
+from denoiselab.samplers import DDIM, Sampler
+from denoiselab.spacings import Trailing
+from denoiselab.thresholding import Clip
+
+if TYPE_CHECKING:  # Lightning takes seconds to import, and processes that do without it import this file too
+    from omegaconf import DictConfig
+    from pytorch_lightning import Callback, Trainer
+
+    from denoiselab.system import DiffusionSystem
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)  # threads that wait for one another cost these small tensors more than they bring, tenfold
+
+
+class Specks(Source):
+    """Random images of 4 x 4 pixels in three classes; no image equals its own mirror image."""
+
+    name = "specks"
+    class_names = ("a", "b", "c")
+    shape = (1, 4, 4)
+
+    def __init__(self, train: int = 48, test: int = 21, flip: bool = False) -> None:
+        self.sizes, self.flip = (train, test), flip
+
+    @cached_property
+    def train(self) -> InMemory:
+        return self._random(0)
+
+    @cached_property
+    def test(self) -> InMemory:
+        return self._random(1)
+
+    def _random(self, split: int) -> InMemory:
+        rng = torch.Generator().manual_seed(split)
+        labels = torch.randint(3, (self.sizes[split],), generator=rng)
+        images = (
+            torch.randint(50, 150, (self.sizes[split], *self.shape), generator=rng) + 40 * labels[:, None, None, None]
+        )
+        return InMemory(images.to(torch.uint8), labels)
+
+
+class Projection(Extractor):
+    """A fixed random linear map of the pixels, in float64."""
+
+    name = "projection"
+
+    def __init__(self, dim: int = 6, pixels: int = 16) -> None:
+        super().__init__()
+        self.dim = self.num_features = dim  # the second is torchmetrics' word
+        self.weight = torch.randn(pixels, dim, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(1).double() / 255 @ self.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images)
+
+
+def tiny_pipeline(seed: int = 0, unet: bool = False, dropout: float = 0.0, codec: Codec | None = None) -> Pipeline:
+    """A pipeline for Specks; no weight is 0, so that no part of the network is silent."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        conditioner, shape = ClassLabel(3, dim=4, drop=0.2), Specks.shape
+        backbone = (
+            UNet(shape, 4, channels=8, multipliers=[1], blocks=1, attention=[4], heads=2, dropout=dropout)
+            if unet
+            else MLP(shape, 4, width=16, depth=1)
+        )
+        pipeline = Pipeline(
+            Denoiser(backbone, schedules.cosine(), V()), conditioner, Identity() if codec is None else codec, shape
+        )
+        for parameter in pipeline.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    return pipeline
+
+
+def tiny_recipe(sampler: Sampler | None = None, guidance: Guidance | None = None, clip: bool = True) -> Recipe:
+    return Recipe(
+        DDIM(5, Trailing()) if sampler is None else sampler,
+        ClassifierFree(1.5) if guidance is None else guidance,
+        Clip() if clip else None,
+        {"sampler": "DDIM", "sampler.steps": 5},
+    )
+
+
+def tiny_system(pipeline: Pipeline | None = None, seed: int = 0, **changes: Any) -> "DiffusionSystem":
+    from denoiselab.ema import EMA
+    from denoiselab.objectives import WeightedMSE
+    from denoiselab.optimizers import adamw
+    from denoiselab.system import DiffusionSystem
+    from denoiselab.time_sampling import Stratified
+    from denoiselab.weightings import Simple
+
+    parts: dict[str, Any] = {
+        "pipeline": tiny_pipeline() if pipeline is None else pipeline,
+        "objective": WeightedMSE(Simple(), Stratified()),
+        "recipe": tiny_recipe(),
+        "optimizer": partial(adamw, lr=1e-2, warmup_steps=2),
+        "ema": EMA(0.5),
+        "seed": seed,
+        "description": {"image_shape": [1, 4, 4], "num_classes": 3},
+    }
+    return DiffusionSystem(**parts | changes)
+
+
+def fit(
+    system: "DiffusionSystem",
+    folder: Path,
+    steps: int = 4,
+    callbacks: "Sequence[Callback]" = (),
+    source: Source | None = None,
+    batch_size: int = 8,
+    validate_every: int | None = None,
+    **trainer: Any,
+) -> "Trainer":
+    """Trains with the real trainer, as the command line sets it up."""
+    from denoiselab.data import ImageDataModule
+
+    made = tiny_trainer(
+        folder, max_steps=steps, callbacks=list(callbacks), val_check_interval=validate_every or 1000, **trainer
+    )
+    made.fit(system, datamodule=ImageDataModule(source or Specks(), batch_size, seed=system.seed))
+    return made
+
+
+def tiny_trainer(folder: Path, **changes: Any) -> "Trainer":
+    from pytorch_lightning import Trainer
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # else a line on each trainer made
+    options: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "log_every_n_steps": 1,
+        "default_root_dir": folder,
+        "max_epochs": -1,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "inference_mode": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(**options | changes)
+
+
+def composed(words: Sequence[str], folder: Path) -> "DictConfig":
+    """conf/train.yaml with these words, and Hydra told that the run's folder is `folder`, as its main would do."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        cfg = compose("train", [*words, f"hydra.run.dir={folder}"], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(copy.deepcopy(cfg))
+        del cfg.hydra
+    folder.mkdir(parents=True)
+    return cfg
+
+
+def weights(module: nn.Module) -> Tensor:
+    """All parameters of a module, one after the other."""
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for message in (".*treespec, LeafSpec.*", ".*does not have many workers.*", ".*callbacks used to create the.*"):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers_in_any_order_of_the_tests():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64():
+    """New tensors and networks are float64, in which batches of other sizes cannot tip a pixel's rounding."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(kept)

@@ -62,7 +62,9 @@ def test_stratified_times_fall_one_into_each_stratum(n):
     for _ in range(50):
         t = Stratified()(n)
         assert torch.equal(torch.ceil(t * n).sort().values, torch.arange(1, n + 1, dtype=torch.float64))
-        torch.testing.assert_close(t.sort().values.diff(), torch.full((n - 1,), 1 / n, dtype=torch.float64), rtol=0, atol=1e-15)
+        torch.testing.assert_close(
+            t.sort().values.diff(), torch.full((n - 1,), 1 / n, dtype=torch.float64), rtol=0, atol=1e-15
+        )
 
 
 def test_stratified_times_estimate_a_mean_far_better_than_independent_ones():

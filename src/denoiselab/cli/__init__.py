@@ -1,5 +1,5 @@
 """The command line. Hydra composes, `checks` refuses, and only then are torch and Lightning imported."""
 
-from denoiselab.cli.main import main
+from denoiselab.cli.entry import main
 
 __all__ = ["main"]

@@ -203,6 +203,11 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
             continue
         if not limit.allows(value):
             raise ConfigError(f"{key}={value} makes no sense; allowed: {limit}")
+    check_rules(cfg)
+
+
+def check_rules(cfg: DictConfig) -> None:
+    """Raises IncompatibleError for the first rule that is broken."""
     for rule in RULES:
         if rule.broken(cfg):
             raise IncompatibleError(rule.reason)
@@ -234,10 +239,10 @@ def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if path == "hydra" or OmegaConf.is_missing(node, key):
             continue
         value = node[key]
-        if isinstance(value, DictConfig):
-            yield from _leaves(value, f"{path}.")
-        else:
+        if not isinstance(value, DictConfig):
             yield path, value
+        elif not OmegaConf.is_interpolation(node, key):  # else it is checked where it stands
+            yield from _leaves(value, f"{path}.")
 
 
 def _nearest(word: str, known: list[str]) -> str:

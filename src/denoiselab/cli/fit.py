@@ -26,7 +26,7 @@ from denoiselab.system import DiffusionSystem
 
 def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
     """Trains, leaves pictures, figures and checkpoints in the run's folder, and returns the FID for a search."""
-    _quiet()
+    quiet()
     hydra = HydraConfig.get()
     system = make_system(cfg, parts)
     callbacks = {name: instantiate(part) for name, part in cfg.callbacks.items()}
@@ -120,7 +120,7 @@ def _conclude(
     return system.figures.get("fid")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's advertisements and advice that is wrong here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (

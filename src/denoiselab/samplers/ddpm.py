@@ -31,6 +31,6 @@ class DDPM(Sampler):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         large, small = posterior_variance(schedule, t, s)
         mean = (alpha_t / alpha_s) * (sigma_s / sigma_t) ** 2 * x + (alpha_s * large / sigma_t**2) * x0
-        if s == 0:
+        if s == 0 or large == 0:  # the last step; or one past the end of a schedule ended early, where nothing moves
             return mean, None
         return mean + torch.sqrt(small if self.variance == "small" else large) * noise(x), None

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -50,6 +50,8 @@ def main(command: str) -> None:
         task()
     except (UserError, InstantiationException) as error:
         _tell(error)
+    except OverrideParseException as error:
+        _stop(f"{error.override} cannot be read; write key=value, and quote what has spaces, brackets or commas")
     except (HydraException, OmegaConfBaseException) as error:
         _stop(" ".join(line.strip() for line in str(error).splitlines() if line.strip() and "hydra.cc" not in line))
     except yaml.YAMLError as error:
@@ -79,8 +81,15 @@ def _stop(message: str, status: int = 2) -> NoReturn:
 
 def check(command: str, overrides: list[str], multirun: bool) -> None:
     """Every configuration that the command line means, checked before the first is run."""
+    known: dict[tuple[str, ...], DictConfig] = {}
+
+    def once(words: list[str]) -> DictConfig:
+        if tuple(words) not in known:
+            known[tuple(words)] = composed(command, words)
+        return known[tuple(words)]
+
     for words in _expanded(overrides, multirun):
-        checks.check_words(words, CONF, lambda words: composed(command, words))
+        checks.check_words(words, CONF, once)
 
 
 def composed(command: str, overrides: list[str]) -> DictConfig:

@@ -1,0 +1,139 @@
+"""last.ckpt at each period and at the end, best.ckpt at each improvement, and never half a file."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import Projection, Specks, fit, tiny_system, weights
+
+from denoiselab.callbacks import Checkpoint, Evaluate
+from denoiselab.metrics import Evaluation
+
+
+class Scripted(pl.Callback):
+    """Stand-in for an evaluation: the figures of each step as they are given."""
+
+    def __init__(self, fids: dict[int, float]) -> None:
+        self.fids = fids
+
+    def on_train_batch_end(self, trainer, system, *_) -> None:
+        if trainer.global_step in self.fids:
+            system.figures = {"fid": self.fids[trainer.global_step], "step": trainer.global_step}
+
+
+class Watching(pl.Callback):
+    """Keeps, after each batch, the step at which last.ckpt and best.ckpt were written."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.last, self.best = folder / "checkpoints", [], []
+
+    def on_train_batch_end(self, trainer, system, *_) -> None:
+        for name, seen in (("last", self.last), ("best", self.best)):
+            path = self.folder / f"{name}.ckpt"
+            seen.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else None)
+
+
+class Saves(pl.Callback):
+    """Counts how often the trainer makes a checkpoint."""
+
+    def __init__(self) -> None:
+        self.at: list[int] = []
+
+    def on_save_checkpoint(self, trainer, system, checkpoint) -> None:
+        self.at.append(trainer.global_step)
+
+
+def steps(folder) -> dict[str, int]:
+    return {
+        path.name: torch.load(path, weights_only=True)["global_step"] for path in (folder / "checkpoints").iterdir()
+    }
+
+
+def test_last_is_written_at_each_period_and_at_the_end_and_nothing_is_left_beside_it(tmp_path):
+    watching = Watching(tmp_path)
+    fit(tiny_system(), tmp_path, steps=5, callbacks=[Checkpoint(every_n_train_steps=2), watching])
+    assert watching.last == [None, 2, 2, 4, 4]
+    assert steps(tmp_path) == {"last.ckpt": 5}
+
+
+def test_without_a_period_there_is_one_at_the_end(tmp_path):
+    saves = Saves()
+    fit(tiny_system(), tmp_path, steps=3, callbacks=[Checkpoint(), saves])
+    assert saves.at == [3]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_period_is_counted_in_optimizer_steps(accumulate, tmp_path):
+    """A checkpoint between two batches of one optimizer step would be of half a step."""
+    saves = Saves()
+    callbacks = [Checkpoint(every_n_train_steps=2), saves]
+    fit(tiny_system(), tmp_path, steps=5, callbacks=callbacks, accumulate_grad_batches=accumulate)
+    assert saves.at == [2, 4, 5]
+
+
+def test_best_is_written_only_when_the_figure_has_improved(tmp_path):
+    watching, checkpoint = Watching(tmp_path), Checkpoint()
+    script = Scripted({1: 3.0, 2: 5.0, 3: 2.0, 4: 2.0, 6: 1.5})
+    fit(tiny_system(), tmp_path, steps=7, callbacks=[script, checkpoint, watching])
+    assert watching.best == [1, 1, 3, 3, 3, 6, 6]
+    assert steps(tmp_path) == {"last.ckpt": 7, "best.ckpt": 6}
+    assert checkpoint.best == 1.5
+
+
+def test_best_is_judged_by_the_evaluation_of_the_last_step_too(tmp_path):
+    system, checkpoint = tiny_system(), Checkpoint()
+    evaluate = Evaluate(lambda: Evaluation(Specks(), Projection(), tmp_path / "cache"), n=20)
+    fit(system, tmp_path, steps=3, callbacks=[evaluate, checkpoint])
+    assert steps(tmp_path) == {"last.ckpt": 3, "best.ckpt": 3}
+    assert checkpoint.best == system.figures["fid"]
+
+
+def test_an_evaluation_is_of_the_averaged_weights(tmp_path):
+    system = tiny_system()
+    evaluation = Evaluation(Specks(), Projection(), tmp_path / "cache")
+    fit(system, tmp_path, steps=3, callbacks=[Evaluate(lambda: evaluation, n=20, every=2, seed=1, batch_size=20)])
+    own = evaluation(system.pipeline, system.recipe, 20, seed=1, batch_size=20)["fid"]
+    with system.ema.swapped():
+        averaged = evaluation(system.pipeline, system.recipe, 20, seed=1, batch_size=20)["fid"]
+    assert system.figures["fid"] == averaged != own
+    assert system.figures["step"] == 3
+
+
+def test_the_best_figure_is_remembered_by_a_run_that_goes_on(tmp_path):
+    fit(tiny_system(), tmp_path, steps=2, callbacks=[Scripted({1: 2.0}), Checkpoint()])
+    from conftest import tiny_trainer
+
+    from denoiselab.data import ImageDataModule
+
+    again = Checkpoint()
+    trainer = tiny_trainer(
+        tmp_path, max_steps=4, val_check_interval=1000, callbacks=[Scripted({3: 2.5, 4: 2.2}), again]
+    )
+    trainer.fit(
+        tiny_system(), datamodule=ImageDataModule(Specks(), 8, 0), ckpt_path=tmp_path / "checkpoints" / "last.ckpt"
+    )
+    assert again.best == 2.0
+    assert steps(tmp_path) == {"last.ckpt": 4, "best.ckpt": 1}
+
+
+def test_a_run_that_stops_while_it_writes_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
+    """The disk is full in the middle of the second checkpoint."""
+    real, count = torch.save, 0
+
+    def full_disk(value, file, *args, **kwargs):
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise OSError(28, "No space left on device")
+        real(value, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        fit(tiny_system(), tmp_path, steps=4, callbacks=[Checkpoint(every_n_train_steps=1)])
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_saving_changes_no_weight(tmp_path):
+    saved, plain = tiny_system(), tiny_system()
+    fit(saved, tmp_path / "saved", steps=3, callbacks=[Checkpoint(every_n_train_steps=1)])
+    fit(plain, tmp_path / "plain", steps=3)
+    assert torch.equal(weights(saved.pipeline), weights(plain.pipeline))

@@ -1,0 +1,93 @@
+"""A slip on the command line is told in one line that names the key, what was given and what is allowed."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from denoiselab.cli import checks
+from denoiselab.cli.entry import CONF, check, composed
+from denoiselab.errors import ConfigError, IncompatibleError
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("schedul=cosine", ["schedul", "did you mean schedule?"]),
+        ("schedule=cosin", ["schedule=cosin", "cosine, flow, linear", "did you mean cosine?"]),
+        ("sampler.stps=3", ["sampler.stps", "did you mean sampler.steps?"]),
+        ("+sampler.foo=3", ["sampler.foo"]),
+        ("sampler.steps=many", ["sampler.steps=many", "whole number", "at least 1"]),
+        ("sampler.steps=2.5", ["sampler.steps=2.5", "whole number"]),
+        ("sampler.steps=0", ["sampler.steps=0", "at least 1"]),
+        ("sampler.steps=null", ["sampler.steps=None", "at least 1"]),
+        ("sampler.eta=1.5", ["sampler.eta=1.5", "from 0 to 1"]),
+        ("sampler.eta=true", ["sampler.eta=True", "number"]),
+        ("optimizer.lr=0", ["optimizer.lr=0", "above 0"]),
+        ("optimizer.lr=nan", ["optimizer.lr=nan", "above 0"]),
+        ("optimizer.decay=linear", ["optimizer.decay=linear", "cosine or constant"]),
+        ("sampler=ddpm sampler.variance=tiny", ["sampler.variance=tiny", "small or large"]),
+        ("logger.mode=of", ["logger.mode=of", "offline or online"]),
+        ("seed=-1", ["seed=-1", "at least 0"]),
+        ("batch_size=0", ["batch_size=0", "at least 1"]),
+        ("schedule=linear,cosine", ["schedule=linear,cosine", "-m"]),
+        ("schedule=linear schedule.beta_min=30", ["beta_min", "beta_max"]),
+        ("spacing=leading sampler.steps=2000", ["sampler.steps", "spacing.T"]),
+        ("data=fashion_mnist", ["data.root", "dataset-fashion-mnist"]),
+        ("guidance=cfg conditioning=none", ["guidance=cfg", "conditioning=none", "take"]),
+        ("conditioning.drop=0", ["conditioning.drop=0", "take"]),
+        ("schedule=flow parameterization=eps", ["alpha = 0", "take", "schedule.log_snr_min"]),
+        ("schedule=flow loss=vlb", ["loss=vlb", "take", "schedule.log_snr_min"]),
+    ],
+)
+def test_a_slip_is_told_in_one_line(words, told):
+    with pytest.raises(ConfigError) as caught:
+        check("train", words.split(), multirun=False)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in told), message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "schedule=cosine sampler=ddim",
+        "schedule=flow parameterization=eps schedule.log_snr_min=-15",
+        "guidance=cfg guidance.scale=1 conditioning=none",
+        "schedule=linear schedule.T=null",
+        "trainer.gradient_clip_val=null callbacks.samples.every=null",
+        "trainer.devices=[0,1]",
+        "optimizer.lr=1",
+        "backbone.multipliers=[1,2,2]",
+        "~callbacks.samples",
+        "hydra.run.dir=elsewhere",
+        "++sampler.steps=3",
+    ],
+)
+def test_what_has_a_meaning_is_accepted(words):
+    check("train", words.split(), multirun=False)
+
+
+def test_one_bad_job_of_a_sweep_is_told_before_the_first_job_runs():
+    with pytest.raises(IncompatibleError, match="parameterization=eps"):
+        check("train", ["schedule=cosine,flow", "parameterization=v,eps"], multirun=True)
+    check("train", ["schedule=cosine,linear", "parameterization=v,eps", "seed=range(3)"], multirun=True)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_each_number_of_an_option_has_a_limit_that_its_default_keeps(group, option):
+    cfg = composed("train", [f"{group}={option}"])
+    part = dict(checks._leaves(cfg[group], f"{group}.")) if cfg.get(group) else {}
+    for key, value in part.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and key not in checks.FREE:
+            assert key in checks.LIMITS, f"{key} has no limit"
+            assert checks.LIMITS[key].allows(value)
+
+
+def test_each_limit_is_that_of_a_key_which_exists():
+    configurations = [composed("train", [f"{group}={option}"]) for group, option in OPTIONS]
+    configurations += [OmegaConf.load(CONF / f"{command}.yaml") for command in ("sample", "evaluate")]
+    known = {key for cfg in configurations for key, _ in checks._leaves(cfg)}
+    assert set(checks.LIMITS) <= known, set(checks.LIMITS) - known

@@ -1,0 +1,227 @@
+"""Every option in conf/ is composed, built and run: a training step, a loss on the test images, an image."""
+
+import copy
+import itertools
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+
+from denoiselab.cli import build, checks, fit
+from denoiselab.cli.entry import CONF, composed
+from denoiselab.data import ImageDataModule
+from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.pipeline import balanced_labels
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
+MODEL_AXES = (
+    "schedule",
+    "parameterization",
+    "loss",
+    "time_sampling",
+    "conditioning",
+    "backbone",
+    "codec",
+    "optimizer",
+    "ema",
+)
+SAMPLING_AXES = ("sampler", "spacing", "guidance", "threshold")
+SMALL = ["backbone=mlp", "backbone.width=16", "backbone.depth=1", "batch_size=8", "metrics=none", "logger=csv"]
+QUICK = ["trainer=cpu", "trainer.max_steps=1", "trainer.log_every_n_steps=1"]
+
+
+def options(axis: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
+
+
+def small(*words: str) -> list[str]:
+    """The words after a small configuration's own, less those of the backbone where another one is chosen."""
+    own = [w for w in SMALL if not (w.startswith("backbone") and any(x.startswith("backbone=") for x in words))]
+    return [*own, *words]
+
+
+@cache
+def option_of(axis: str, option: str) -> DictConfig:
+    """One option's own part of a configuration; composing it is slow, and the matrices below use each many times."""
+    return composed("train", small(f"{axis}={option}"))[axis]
+
+
+def assembled(base: DictConfig, **chosen: str) -> DictConfig:
+    cfg = copy.copy(base)
+    for axis, option in chosen.items():
+        cfg[axis] = option_of(axis, option)
+    return cfg
+
+
+def refusal(words: list[str]) -> str | None:
+    try:
+        checks.check_words(words, CONF, lambda chosen: composed("train", chosen))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def step(cfg: DictConfig, parts: build.Parts) -> None:
+    """One training step and two sampled images, all finite."""
+    batch = parts.source.train.__getitems__(range(3))
+    x0 = parts.pipeline.codec.encode(batch["image"].float() / 127.5 - 1)
+    losses = parts.objective(parts.pipeline.denoiser, x0, parts.pipeline.conditioner(batch))
+    assert losses.shape == (3,)
+    assert losses.isfinite().all()
+    losses.mean().backward()
+    labels = balanced_labels(range(2), parts.source.num_classes)
+    assert parts.pipeline.sample(parts.recipe, range(2), labels, seed=0).images.shape == (2, *parts.source.shape)
+
+
+@pytest.mark.parametrize(("axis", "option"), [(a, o) for a in (*MODEL_AXES, *SAMPLING_AXES) for o in options(a)])
+def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_path):
+    words = small(f"{axis}={option}")
+    if axis != "sampler":
+        words.append("sampler.steps=2")
+    if option == "none" and axis == "conditioning":
+        words.append("guidance=none")
+    if axis == "sampler":
+        words.append("sampler.steps=3")
+    assert refusal(words) is None
+    cfg = composed("train", words)
+    parts = build.parts(cfg)
+    step(cfg, parts)
+    system = fit.make_system(cfg, parts)
+    trainer = fit.make_trainer(composed("train", [*words, *QUICK]), tmp_path, [])
+    before = [p.detach().clone() for p in system.parameters()]
+    trainer.fit(system, datamodule=ImageDataModule(parts.source, 8, 0))
+    assert trainer.global_step == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, system.parameters(), strict=True))
+
+
+def test_every_schedule_with_every_parameterization_loss_and_time_takes_a_step_or_is_refused_with_a_reason():
+    """The rules of `checks`, which answer without torch, refuse exactly what the parts themselves refuse."""
+    axes = ("schedule", "parameterization", "loss", "time_sampling")
+    base, refused = composed("train", small("sampler.steps=1")), 0
+    for words in itertools.product(*map(options, axes)):
+        cfg = assembled(base, **dict(zip(axes, words, strict=True)))
+        try:
+            parts = build.parts(cfg)
+        except IncompatibleError as reason:
+            assert "take" in str(reason) or "predict" in str(reason)
+            with pytest.raises(IncompatibleError, match="take"):
+                checks.check_rules(cfg)
+            refused += 1
+        else:
+            checks.check_rules(cfg)
+            step(cfg, parts)
+    assert refused == 3 * (3 + 2)  # flow with eps, whatever the loss, and flow with vlb for v and x0
+
+
+def test_every_sampler_with_every_spacing_schedule_parameterization_and_guidance_makes_finite_images():
+    axes = ("sampler", "spacing", "schedule", "parameterization", "guidance", "threshold")
+    base = composed("train", small())
+    for words in itertools.product(*map(options, axes)):
+        cfg = assembled(base, **dict(zip(axes, words, strict=True)))
+        cfg.sampler.steps = 3
+        try:
+            checks.check_rules(cfg)
+        except IncompatibleError:
+            continue
+        parts = build.parts(cfg)
+        images = parts.pipeline.sample(parts.recipe, range(2), torch.tensor([3, 7]), seed=0).images  # NaN would raise
+        assert images.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("option", options("trainer"))
+def test_each_trainer_is_built_or_refused_for_want_of_its_device(option, tmp_path):
+    cfg = composed("train", [f"trainer={option}"])
+    if option in ("gpu", "ddp") and not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="No supported gpu"):
+            fit.make_trainer(cfg, tmp_path, [])
+    else:
+        assert fit.make_trainer(cfg, tmp_path, []).max_steps == 800
+
+
+@pytest.mark.parametrize("option", options("data"))
+def test_each_data_set_takes_a_step(option, tmp_path):
+    words = [f"data={option}", "sampler.steps=1"]
+    if option == "fashion_mnist":
+        if not FASHION.is_dir():
+            pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+        words.append(f"data.root={FASHION}")
+    if option == "image_folder":
+        rng = np.random.default_rng(0)
+        for i, name in enumerate(["cat", "dog"] * 4):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+        words += [f"data.root={tmp_path}", "data.size=16"]
+    assert refusal(small(*words)) is None
+    cfg = composed("train", small(*words))
+    step(cfg, build.parts(cfg))
+
+
+def test_images_without_classes_are_refused_with_what_to_take_and_run_with_it(tmp_path):
+    for i in range(4):
+        Image.fromarray(np.full((16, 16), 60 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    words = small("data=image_folder", f"data.root={tmp_path}", "data.size=16", "sampler.steps=1")
+    with pytest.raises(ConfigError, match="conditioning=none guidance=none metrics=none"):
+        build.parts(composed("train", words))
+    cfg = composed("train", [*words, "conditioning=none", "guidance=none", "metrics=none"])
+    step(cfg, build.parts(cfg))
+
+
+@pytest.mark.parametrize("option", options("callbacks"))
+def test_each_callback_is_built(option):
+    for part in composed("train", [f"callbacks={option}"]).callbacks.values():
+        instantiate(part)
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_each_experiment_takes_a_step(option):
+    words = [f"experiment={option}", "sampler.steps=1"]
+    assert refusal(words) is None
+    cfg = composed("train", words)
+    step(cfg, build.parts(cfg))
+
+
+def test_the_schedule_of_the_readme_works_as_it_is_written_there(tmp_path, monkeypatch):
+    readme = (CONF.parent / "README.md").read_text()
+    python = readme.split("`my_schedules.py`")[1].split("```python\n")[1].split("```")[0]
+    yaml = readme.split("linear_log_snr.yaml`:")[1].split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "my_schedules.py").write_text(python)
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "schedule" / "linear_log_snr.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("denoiselab.cli.entry.CONF", conf)
+    cfg = composed("train", small("schedule=linear_log_snr", "schedule.end=-12", "sampler.steps=2"))
+    parts = build.parts(cfg)
+    schedule = parts.pipeline.denoiser.schedule
+    t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    assert torch.allclose(schedule.log_snr(t), 10 - 22 * t, rtol=0, atol=1e-9)
+    assert torch.allclose(schedule.time(schedule.log_snr(t)), t, rtol=0, atol=1e-9)
+    step(cfg, parts)
+
+
+def test_the_library_example_of_the_readme_gives_what_it_says(capsys):
+    readme = (CONF.parent / "README.md").read_text()
+    code = readme.split("## As a library")[1].split("```python\n")[1].split("```")[0]
+    torch.manual_seed(0)
+    space: dict = {}
+    exec(code, space)
+    # 20,000 draws: the mean's standard error is .0035; 50 first-order steps leave 3% of the standard deviation.
+    assert abs(space["x"].mean() - 3.0) < 0.02
+    assert abs(space["x"].std() - 0.5) < 0.03
+
+
+def test_the_readme_lists_every_option():
+    readme = (CONF.parent / "README.md").read_text()
+    table = readme.split("| part | options |")[1].split("\n\n")[0]
+    rows = {r.split("|")[1].strip(): r.split("|")[2] for r in table.splitlines()[2:]}
+    for row, listed in rows.items():
+        axes = [axis.strip("` ") for axis in row.split(",")]
+        for axis, words in zip(axes, listed.split(";"), strict=True):
+            assert sorted(w.strip() for w in words.split(",")) == options(axis), axis

@@ -1,0 +1,213 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from cases import DETERMINISTIC, SAMPLERS, SCHEDULES, SPACINGS, grid, over
+from denoiselab.analytic import Gaussian
+from denoiselab.randomness import SampleNoise
+from denoiselab.samplers import Sampler
+from denoiselab.samplers.sampler import posterior_variance
+from denoiselab.schedules import linear
+from denoiselab.spacings import Trailing
+
+
+class Recording:
+    """Calls of a function, kept."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, []
+
+    def __call__(self, *args):
+        self.calls.append(args)
+        return self.function(*args)
+
+
+def sampled(sampler, schedule, x_T, steps=6, spacing="trailing", noise=None, on_step=None):
+    denoise, noise = Gaussian(SCHEDULES[schedule], 0.3, 0.5), noise or SampleNoise(1, range(len(x_T)))
+    return SAMPLERS[sampler](steps, SPACINGS[spacing])(denoise, SCHEDULES[schedule], x_T, noise, on_step)
+
+
+# q(x_t|x_s) and q(x_s|x_t, x_0).
+
+
+@over("schedule", SCHEDULES)
+def test_two_parts_of_the_way_are_the_whole_way(schedule):
+    # q(x_t|x_s) after q(x_s|x_0) is q(x_t|x_0), and q(x_s|x_t,x_0) after q(x_t|x_0) is q(x_s|x_0).
+    schedule = SCHEDULES[schedule]
+    for t in grid(20, low=0.05):
+        for s in grid(20, high=0.95) * t:
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+            var_ts, posterior = posterior_variance(schedule, t, s)
+            alpha_ts = alpha_t / alpha_s
+            of_x_t, of_x_0 = alpha_ts * sigma_s**2 / sigma_t**2, alpha_s * var_ts / sigma_t**2
+            assert float(alpha_ts**2 * sigma_s**2 + var_ts) == pytest.approx(float(sigma_t) ** 2, rel=1e-15)
+            assert float(of_x_t * alpha_t + of_x_0) == pytest.approx(float(alpha_s), rel=1e-13)
+            assert float(of_x_t**2 * sigma_t**2 + posterior) == pytest.approx(float(sigma_s) ** 2, rel=1e-13)
+
+
+def test_at_neighbouring_nodes_the_variances_are_ddpm_s_beta_and_beta_tilde():
+    T, schedule = 100, linear(100)
+    beta = torch.linspace(0.1 / T, 20 / T, T, dtype=torch.float64)
+    alpha_bar = (1 - beta).cumprod(0)
+    for i in range(2, T + 1):
+        large, small = posterior_variance(schedule, *torch.tensor([i / T, (i - 1) / T], dtype=torch.float64))
+        # A difference of two numbers below 1, over a beta of 1e-3 or more; i/T is rounded besides.
+        assert float(large) == pytest.approx(float(beta[i - 1]), rel=1e-11)
+        expected = float((1 - alpha_bar[i - 2]) / (1 - alpha_bar[i - 1]) * beta[i - 1])
+        assert float(small) == pytest.approx(expected, rel=1e-11)
+
+
+def test_the_posterior_of_the_last_step_is_a_point():
+    large, small = posterior_variance(SCHEDULES["linear"], *torch.tensor([0.001, 0.0], dtype=torch.float64))
+    assert float(large) == pytest.approx(1e-4, rel=1e-12)
+    assert small == 0
+
+
+# The contract, for every sampler.
+
+
+@over("schedule", SCHEDULES)
+@over("sampler", SAMPLERS)
+def test_a_sampler_acts_on_each_number_alike_whatever_the_event_s_shape(schedule, sampler):
+    # The Gaussian denoiser acts on each number alike, so a batch of images is a batch of numbers.
+    shapes = [(), (2,), (3, 8, 8)]
+    for shape in shapes:
+        x_T, z = torch.randn(2, 4, *shape, dtype=torch.float64)
+        found = sampled(sampler, schedule, x_T, noise=lambda x, z=z: z)
+        flat = sampled(sampler, schedule, x_T.flatten(), noise=lambda x, z=z: z.flatten())
+        assert torch.equal(found.flatten(), flat)
+        assert found.shape == x_T.shape
+
+
+@over("schedule", SCHEDULES)
+@over("sampler", SAMPLERS)
+@over("spacing", SPACINGS)
+def test_samples_are_finite_and_float32_differs_from_float64_by_rounding_alone(schedule, sampler, spacing):
+    x_T = torch.randn(16, 2)
+    noise = [torch.randn(16, 2) for _ in range(12)]
+    draws = [iter(noise), iter(noise)]
+    single = sampled(sampler, schedule, x_T, steps=12, spacing=spacing, noise=lambda x: next(draws[0]))
+    double = sampled(
+        sampler, schedule, x_T.double(), steps=12, spacing=spacing, noise=lambda x: next(draws[1]).to(x.dtype)
+    )
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    # 12 steps of a few roundings of 6e-8 each, of numbers near 1. Heun's steps are in x/alpha: where alpha is small
+    # at t they amplify the rounding of eps_hat by alpha_s/alpha_t, 2650 at the worst, the end of the cosine table.
+    ratios = [
+        float(SCHEDULES[schedule](s).alpha / SCHEDULES[schedule](t).alpha)
+        for t, s in pairwise(SPACINGS[spacing](12, SCHEDULES[schedule])[:-1])
+    ]
+    amplified = max(ratio for ratio in ratios if ratio < float("inf")) if sampler == "heun" else 1.0
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-6 * max(1.0, amplified))
+
+
+@over("sampler", SAMPLERS)
+def test_on_step_sees_every_step_of_the_grid(sampler):
+    seen, x_T = [], torch.randn(4, 2)
+    x_0 = sampled(sampler, "cosine", x_T, steps=7, on_step=seen.append)
+    times = Trailing()(7, SCHEDULES["cosine"])
+    assert [(step.index, step.steps) for step in seen] == [(i, 7) for i in range(7)]
+    assert [(float(step.t), float(step.s)) for step in seen] == [(float(t), float(s)) for t, s in pairwise(times)]
+    assert seen[-1].x is x_0
+    assert len({step.x.data_ptr() for step in seen}) == 7
+
+
+@over("sampler", SAMPLERS)
+def test_watching_changes_nothing(sampler):
+    x_T = torch.randn(4, 2)
+    assert torch.equal(sampled(sampler, "cosine", x_T, on_step=lambda step: None), sampled(sampler, "cosine", x_T))
+
+
+@over("schedule", SCHEDULES)
+@over("sampler", SAMPLERS)
+def test_a_sampler_keeps_nothing_between_calls(schedule, sampler):
+    sampler, x_T = SAMPLERS[sampler](5, Trailing()), torch.randn(4, 2)
+    denoise, before, kept = Gaussian(SCHEDULES[schedule], 0.3, 0.5), dict(vars(sampler)), x_T.clone()
+    first, second = (sampler(denoise, SCHEDULES[schedule], x_T, SampleNoise(0, range(4))) for _ in range(2))
+    assert torch.equal(first, second)
+    assert vars(sampler) == before
+    assert torch.equal(x_T, kept)
+
+
+@over("sampler", SAMPLERS)
+def test_a_sample_does_not_depend_on_its_batch(sampler):
+    x_T = torch.randn(6, 3)
+    whole = sampled(sampler, "cosine", x_T, noise=SampleNoise(0, range(6)))
+    parts = [sampled(sampler, "cosine", x_T[i : i + 2], noise=SampleNoise(0, range(i, i + 2))) for i in (0, 2, 4)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@over("schedule", SCHEDULES)
+@over("sampler", SAMPLERS)
+def test_the_last_step_returns_x0_hat_and_draws_no_noise(schedule, sampler):
+    schedule, x = SCHEDULES[schedule], torch.randn(4, 2, dtype=torch.float64)
+    denoise, noise = Gaussian(schedule, 0.3, 0.5), Recording(torch.randn_like)
+    for t in grid(5):
+        found, _ = SAMPLERS[sampler](1, Trailing()).step(denoise, schedule, x, t, torch.zeros_like(t), None, noise)
+        # DDPM's mean is alpha_0 sigma_t^2/sigma_t^2 x0_hat: a rounding or two.
+        torch.testing.assert_close(found, denoise(x, t.expand(4)).x0, rtol=1e-15, atol=0)
+    assert not noise.calls
+
+
+@over("schedule", SCHEDULES)
+@over("sampler", SAMPLERS)
+def test_noise_is_called_once_for_each_draw_with_a_tensor_like_x(schedule, sampler):
+    noise, x_T = Recording(torch.randn_like), torch.randn(4, 2, 3, dtype=torch.float64)
+    sampled(sampler, schedule, x_T, steps=6, noise=noise)
+    assert len(noise.calls) == (0 if sampler in DETERMINISTIC else 5)
+    assert all((x.shape, x.dtype) == (x_T.shape, x_T.dtype) for (x,) in noise.calls)
+
+
+@over("schedule", SCHEDULES)
+@over("sampler", SAMPLERS)
+def test_the_denoiser_is_asked_at_the_grid_s_times_in_float64_for_each_sample(schedule, sampler):
+    schedule, x_T = SCHEDULES[schedule], torch.randn(4, 2)
+    denoise = Recording(Gaussian(schedule, 0.3, 0.5))
+    SAMPLERS[sampler](6, Trailing())(denoise, schedule, x_T)
+    assert all((t.shape, t.dtype) == ((4,), torch.float64) for _, t in denoise.calls)
+    asked = {float(t[0]) for _, t in denoise.calls}
+    assert asked == {float(t) for t in Trailing()(6, schedule)[:-1]}
+    assert all((t == t[0]).all() for _, t in denoise.calls)
+    assert denoise.calls[0][0] is x_T
+
+
+@over("schedule", SCHEDULES)
+@over("sampler", SAMPLERS)
+@over("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_data_of_one_point_are_found_exactly(schedule, sampler, spacing, steps):
+    # The last step returns x0_hat, which is the point whatever went before.
+    denoise = Gaussian(SCHEDULES[schedule], 0.3, std=0.0)
+    x_0 = SAMPLERS[sampler](steps, SPACINGS[spacing])(denoise, SCHEDULES[schedule], torch.randn(4).double())
+    torch.testing.assert_close(x_0, torch.full_like(x_0, 0.3), rtol=2e-15, atol=0)
+
+
+def test_what_a_step_returns_as_its_state_the_next_is_given():
+    class Counting(Sampler):
+        def step(self, denoise, schedule, x, t, s, state, noise):
+            seen.append(state)
+            return x + 1, len(seen)
+
+    seen = []
+    sampler = Counting(4, Trailing())
+    assert torch.equal(sampler(None, SCHEDULES["flow"], torch.zeros(2)), torch.full((2,), 4.0))
+    assert seen == [None, 1, 2, 3]
+
+
+@over("sampler", SAMPLERS)
+def test_one_step_alone_is_the_denoiser_at_the_end(sampler):
+    x_T = torch.randn(5, dtype=torch.float64)
+    expected = Gaussian(SCHEDULES["cosine"], 0.3, 0.5)(x_T, torch.ones(5)).x0
+    torch.testing.assert_close(sampled(sampler, "cosine", x_T, steps=1), expected, rtol=1e-15, atol=0)
+
+
+@over("sampler", SAMPLERS)
+def test_where_the_schedule_has_ended_a_step_is_none(sampler):
+    # Between two times past log_snr_min there is no change of level: nothing moves, and no noise is drawn.
+    schedule, x, noise = linear(log_snr_min=-8.0), torch.randn(5, dtype=torch.float64), Recording(torch.randn_like)
+    t, s = torch.tensor([1.0, 0.95], dtype=torch.float64)
+    assert schedule(t) == schedule(s)
+    found, _ = SAMPLERS[sampler](1, Trailing()).step(Gaussian(schedule, 0.3, 0.5), schedule, x, t, s, None, noise)
+    torch.testing.assert_close(found, x, rtol=0, atol=1e-14)  # x0_hat and eps_hat put together again
+    assert not noise.calls

@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from cases import SCHEDULES, grid, over
+from denoiselab.analytic import Gaussian
+from denoiselab.conditioning import Cond
+from denoiselab.guidance import ClassifierFree
+from denoiselab.schedules import like
+from denoiselab.thresholding import Clip
+from test_guidance import COND, NULL, GaussianOfClass
+
+
+@over("schedule", SCHEDULES)
+def test_after_clipping_x0_and_eps_still_make_up_x_t(schedule):
+    schedule, t = SCHEDULES[schedule], grid(50)
+    x_t = 3 * torch.randn(50, 4, dtype=torch.float64)
+    x0, eps = Clip()(Gaussian(schedule, std=3.0), schedule)(x_t, t)
+    alpha, sigma = (like(part, x_t) for part in schedule(t))
+    torch.testing.assert_close(alpha * x0 + sigma * eps, x_t, rtol=0, atol=1e-14)  # two roundings of numbers below 10
+    assert x0.abs().max() == 1
+
+
+@over("schedule", SCHEDULES)
+def test_a_prediction_inside_the_range_is_left_as_it_is(schedule):
+    schedule, t = SCHEDULES[schedule], grid(50)
+    alpha, sigma = schedule(t)
+    x_t = torch.sqrt(alpha**2 * 0.05**2 + sigma**2)[:, None] * torch.randn(50, 4, dtype=torch.float64)
+    denoise = Gaussian(schedule, std=0.05)
+    found, expected = Clip()(denoise, schedule)(x_t, t), denoise(x_t, t)
+    assert torch.equal(found.x0, expected.x0)
+    # (x_t - alpha x0)/sigma loses x_t's rounding over sigma, 1e-16/1e-3.
+    torch.testing.assert_close(found.eps, expected.eps, rtol=0, atol=1e-12)
+
+
+def test_the_range_is_the_one_asked_for():
+    x0 = torch.tensor([-5.0, -0.5, 0.25, 5.0])
+    assert torch.equal(Clip(-0.75, 0.5).limit(x0), torch.tensor([-0.75, -0.5, 0.25, 0.5]))
+    assert torch.equal(Clip().limit(x0), torch.tensor([-1.0, -0.5, 0.25, 1.0]))
+
+
+@pytest.mark.parametrize("scale", [1.5, 4.0])
+def test_guidance_comes_before_clipping(scale):
+    # Clipping is not linear, so the order shows: the classes' means lie outside the range already.
+    schedule, t, x_t = SCHEDULES["cosine"], grid(3, low=0.2, high=0.9), torch.zeros(3, 2, dtype=torch.float64)
+    denoiser = GaussianOfClass(schedule)
+    found = Clip()(ClassifierFree(scale)(denoiser, COND, NULL), schedule)(x_t, t).x0
+    guided = denoiser(x_t, t, Cond(vector=NULL.vector + scale * (COND.vector - NULL.vector))).x0
+    torch.testing.assert_close(found, guided.clamp(-1, 1), rtol=1e-13, atol=0)
+    null, cond = (denoiser(x_t, t, c).x0.clamp(-1, 1) for c in (NULL, COND))
+    assert not torch.allclose(found, null + scale * (cond - null))
