@@ -74,7 +74,8 @@ class Projection(Extractor):
     def __init__(self, dim: int = 6, pixels: int = 16) -> None:
         super().__init__()
         self.dim = self.num_features = dim  # the second is torchmetrics' word
-        self.weight = torch.randn(pixels, dim, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        weight = torch.randn(pixels, dim, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
     def features(self, images: Tensor) -> Tensor:
         return images.flatten(1).double() / 255 @ self.weight
@@ -172,14 +173,14 @@ def tiny_trainer(folder: Path, **changes: Any) -> "Trainer":
     return Trainer(**options | changes)
 
 
-def composed(words: Sequence[str], folder: Path) -> "DictConfig":
+def composed(words: str, folder: Path) -> "DictConfig":
     """conf/train.yaml with these words, and Hydra told that the run's folder is `folder`, as its main would do."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        cfg = compose("train", [*words, f"hydra.run.dir={folder}"], return_hydra_config=True)
+        cfg = compose("train", [*words.split(), f"hydra.run.dir={folder}"], return_hydra_config=True)
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = str(folder)
         HydraConfig.instance().set_config(copy.deepcopy(cfg))

@@ -16,21 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import composed
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
+from conftest import composed
 from denoiselab.cli import build, train
+from denoiselab.errors import ConfigError
 
 SEEDS = (3, 4)
 TINY = """
     data=image_folder data.size=8 data.channels=1 batch_size=8 num_workers=0
     backbone=mlp backbone.width=16 backbone.depth=1 optimizer.warmup_steps=2 sampler=heun sampler.steps=3
     trainer=cpu trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=2
-    metrics.every=4 metrics.n=10 callbacks.pace.every=2 callbacks.checkpoint.every_n_train_steps=3
+    callbacks.pace.every=2 callbacks.checkpoint.every_n_train_steps=3
     callbacks.samples.n=4 callbacks.samples.columns=2 callbacks.samples.every=3 callbacks.denoising.n=2
-    logger.tags=[mine]
-""".split()
+"""
+FIGURES = "metrics.every=4 metrics.n=10"
 
 
 def records(path: Path) -> Iterator[Record]:
@@ -98,7 +99,8 @@ def done(pictures, tmp_path_factory) -> SimpleNamespace:
     made = SimpleNamespace(folders=[], cfgs=[], returned=[])
     for seed in SEEDS:
         folder = place / "default" / f"2026-01-01_00-00-0{seed}"
-        cfg = composed([*TINY, f"data.root={pictures}", f"cache={place / 'cache'}", f"seed={seed}"], folder)
+        words = f"{TINY} {FIGURES} logger.tags=[mine] data.root={pictures} cache={place / 'cache'} seed={seed}"
+        cfg = composed(words, folder)
         made.returned.append(train.run(cfg))
         made.folders.append(folder)
         made.cfgs.append(cfg)
@@ -271,10 +273,43 @@ def test_another_seed_is_another_run_of_the_same_data_and_extractor(done, figure
 
 def test_the_same_seed_in_another_folder_gives_the_same_figures(pictures, done, figures, tmp_path):
     """Without W&B, and with other pictures beside training; the seconds alone differ."""
-    words = [w for w in TINY if not w.startswith(("logger.", "callbacks.samples.every", "trainer.val_check"))]
-    words += [f"data.root={pictures}", f"cache={tmp_path / 'cache'}", "seed=3", "logger=csv", "trainer.val_check_interval=2"]
-    train.run(composed(words, tmp_path / "run"))
+    words = f"{TINY} {FIGURES} logger=csv data.root={pictures} cache={tmp_path / 'cache'} seed=3"
+    train.run(composed(f"{words} trainer.val_check_interval=2 callbacks.samples.every=1", tmp_path / "run"))
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())
     own = ("seconds", "train_seconds")
     assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in figures.items() if k not in own}
+    assert not (tmp_path / "run" / "wandb").exists()
+
+
+def exit_code(folder: Path) -> int:
+    (place,) = wandb_folders(folder)
+    (code,) = [r.exit.exit_code for r in records(next(place.glob("*.wandb"))) if r.HasField("exit")]
+    return code
+
+
+def test_a_run_that_fails_is_a_failed_run_in_wandb_and_the_next_one_is_not(pictures, tmp_path, monkeypatch):
+    def fails(self, trainer, system):
+        raise ArithmeticError
+
+    words = f"{TINY} metrics=none trainer.max_steps=1 data.root={pictures}"
+    with monkeypatch.context() as patch, pytest.raises(ArithmeticError):
+        patch.setattr("denoiselab.callbacks.SampleGrid.work", fails)
+        train.run(composed(words, tmp_path / "failed"))
+    train.run(composed(words, tmp_path / "next"))
+    assert exit_code(tmp_path / "next") == 0
+    assert exit_code(tmp_path / "failed") != 0
+
+
+@pytest.mark.parametrize("case", ["no labels", "one test image"])
+def test_figures_that_the_data_do_not_allow_are_refused_before_training(case, tmp_path):
+    """And not at the first evaluation, some hundred steps on; or at the end, before the checkpoint is written."""
+    root, rng = tmp_path / "images", np.random.default_rng(0)
+    for name in ("",) if case == "no labels" else ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for i in range(70):
+            Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(root / name / f"{i}.png")
+    words = f"{TINY} data.root={root} cache={tmp_path / 'cache'} conditioning=none guidance=none"
+    with pytest.raises(ConfigError):
+        train.run(composed(f"{words} data.test_fraction=0.005", tmp_path / "run"))
+    assert not (tmp_path / "run" / "metrics.csv").exists(), "nothing was trained"
     assert not (tmp_path / "run" / "wandb").exists()

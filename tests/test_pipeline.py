@@ -1,5 +1,7 @@
 """Sample i of a seed is one image, whatever is generated with it; the network is left as it was found."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -188,7 +190,7 @@ def test_whoever_watches_sees_each_step_once_and_the_image_last():
         tiny_recipe(SAMPLERS["heun"]), range(2), torch.zeros(2).long(), 0, lambda step, x: seen.append((step, x))
     )
     assert [step.index for step, _ in seen] == [0, 1, 2, 3]
-    assert all(float(a.s) == float(b.t) for (a, _), (b, _) in zip(seen, seen[1:], strict=False))
+    assert all(float(a.s) == float(b.t) for (a, _), (b, _) in pairwise(seen))
     last, prediction = seen[-1]
     assert float(last.s) == 0
     assert torch.equal(to_uint8(last.x), made.images)

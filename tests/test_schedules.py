@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cases import SCHEDULES, VP, grid, over
-from denoiselab.schedules import Flow, Linear, Schedule, Table, cosine, like, linear
+from denoiselab.schedules import Flow, Level, Linear, Schedule, Table, cosine, like, linear
 
 
 def alpha_bar(schedule: Schedule, t: float) -> float:
@@ -91,6 +91,17 @@ def test_a_schedule_starts_at_exactly_one_and_zero(schedule):
     assert schedule(0.0) == (1.0, 0.0)
     assert schedule.log_snr(0.0) == math.inf
     assert schedule.time(math.inf) == 0.0
+
+
+def test_a_formula_that_stops_above_zero_noise_jumps_to_the_data():
+    class Stops(Flow):
+        """As ve does: sigma(0+) = 0.1."""
+
+        def level(self, t):
+            return Level(1 - 0.5 * t, 0.1 + t)
+
+    assert Stops()(0.0) == (1.0, 0.0)
+    assert Stops()(1e-12) == (pytest.approx(1.0), pytest.approx(0.1))
 
 
 @over("schedule", SCHEDULES)

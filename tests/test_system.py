@@ -1,23 +1,22 @@
 """Training is a function of the seed and the batch number; validation of the averaged weights and the images."""
 
 import copy
-from functools import partial
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Projection, Specks, composed, fit, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, weights
 from torch import Tensor
 
+from conftest import Projection, Specks, composed, fit, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, weights
 from denoiselab.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
 from denoiselab.cli import build, runs
 from denoiselab.cli.fit import make_system
-from denoiselab.data import ImageDataModule
+from denoiselab.data import BatchStream, ImageDataModule
 from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
 from denoiselab.metrics import Evaluation
 from denoiselab.objectives import Objective, WeightedMSE
-from denoiselab.optimizers import adamw, rate
+from denoiselab.optimizers import rate
 from denoiselab.randomness import SampleNoise
 from denoiselab.samplers import DDPM
 from denoiselab.spacings import Trailing
@@ -132,7 +131,7 @@ def test_training_lowers_the_validation_loss(tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_the_average_moves_once_for_each_optimizer_step(accumulate, tmp_path):
-    """By hand, in float64: theta_ema <- d theta_ema + (1 - d) theta, d = min(0.3, (1 + k)/(10 + k)) for k = 0, 1, ..."""
+    """By hand, in float64: theta_ema <- d theta_ema + (1 - d) theta, d = min(0.3, (1 + k)/(10 + k)), k = 0, 1 ..."""
     system, keeper = tiny_system(ema=EMA(0.3)), Keeper()
     average, k = weights(system.pipeline).double(), 0
     fit(system, tmp_path, steps=5, callbacks=[keeper], accumulate_grad_batches=accumulate)
@@ -223,8 +222,6 @@ def test_a_constant_learning_rate_stays_where_the_warm_up_has_left_it():
 
 
 def test_a_step_takes_in_the_batch_of_the_stream_and_nothing_else(tmp_path):
-    from denoiselab.data import BatchStream
-
     objective, source = Seen(), Specks()
     fit(tiny_system(objective=objective, seed=4), tmp_path, steps=8, batch_size=8, source=source)
     stream = BatchStream(48, 8, seed=4)
@@ -235,10 +232,8 @@ def test_a_step_takes_in_the_batch_of_the_stream_and_nothing_else(tmp_path):
 @pytest.fixture
 def command_line_run(tmp_path):
     """A system as the command line makes it, trained for a few steps with a checkpoint at the end."""
-    words = (
-        "backbone=mlp backbone.width=16 backbone.depth=1 trainer.max_steps=4 optimizer.warmup_steps=1 seed=5".split()
-    )
-    cfg = composed([*words, "sampler.steps=3", "data=digits"], tmp_path / "run")
+    words = "backbone=mlp backbone.width=16 backbone.depth=1 trainer.max_steps=4 optimizer.warmup_steps=1 seed=5"
+    cfg = composed(f"{words} sampler.steps=3 data=digits", tmp_path / "run")
     parts = build.parts(cfg)
     system = make_system(cfg, parts)
     fit(system, tmp_path, steps=4, callbacks=[Checkpoint()], source=parts.source)
@@ -280,7 +275,7 @@ def test_a_loaded_run_has_exactly_the_averaged_weights_and_is_ready_to_sample(co
 
 
 def test_a_run_that_is_loaded_into_a_system_goes_on_with_its_average(command_line_run, tmp_path):
-    system, folder, cfg = command_line_run
+    _, folder, cfg = command_line_run
     parts = build.parts(cfg)
     again = make_system(cfg, parts)
     trainer = tiny_trainer(tmp_path / "again", max_steps=6, val_check_interval=1000)

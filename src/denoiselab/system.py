@@ -46,6 +46,7 @@ class DiffusionSystem(pl.LightningModule):
         self.ema.bind(pipeline)
         self.eps_mse = WeightedMSE(Simple(), objective.time_sampler)
         self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
+        self.validated_at = -1
         self._steps_seen = 0
 
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Cond]:
@@ -92,6 +93,7 @@ class DiffusionSystem(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         loss, eps_loss, count = distributed.all_sum(self._totals).tolist()
         self.log_dict({"val/loss": loss / count, "val/eps_mse": eps_loss / count})
+        self.validated_at = self.global_step
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.pipeline.parameters() if p.requires_grad]

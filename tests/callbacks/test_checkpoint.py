@@ -3,9 +3,10 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Projection, Specks, fit, tiny_system, weights
 
+from conftest import Projection, Specks, fit, tiny_system, tiny_trainer, weights
 from denoiselab.callbacks import Checkpoint, Evaluate
+from denoiselab.data import ImageDataModule
 from denoiselab.metrics import Evaluation
 
 
@@ -100,10 +101,6 @@ def test_an_evaluation_is_of_the_averaged_weights(tmp_path):
 
 def test_the_best_figure_is_remembered_by_a_run_that_goes_on(tmp_path):
     fit(tiny_system(), tmp_path, steps=2, callbacks=[Scripted({1: 2.0}), Checkpoint()])
-    from conftest import tiny_trainer
-
-    from denoiselab.data import ImageDataModule
-
     again = Checkpoint()
     trainer = tiny_trainer(
         tmp_path, max_steps=4, val_check_interval=1000, callbacks=[Scripted({3: 2.5, 4: 2.2}), again]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
-from conftest import Projection, Specks, fit, tiny_system
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
+from conftest import Projection, Specks, fit, tiny_system
 from denoiselab import progress
 from denoiselab.callbacks import Evaluate, LossCurve, Pace, Progress, loss_curve
 from denoiselab.metrics import Evaluation

@@ -1,15 +1,18 @@
 """Sample grids and denoising strips: the files, read back, are the images that the averaged weights make."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import fit, tiny_pipeline, tiny_recipe, tiny_system, weights
 from PIL import Image
 from torch import Tensor
 
+from conftest import fit, tiny_pipeline, tiny_recipe, tiny_system, weights
 from denoiselab.callbacks import DenoisingStrip, SampleGrid
+from denoiselab.data.source import to_uint8
+from denoiselab.optimizers import adamw
 from denoiselab.pipeline import balanced_labels
 from denoiselab.samplers import DDIM, DDPM, Heun
 from denoiselab.spacings import LogSNR, Trailing
@@ -70,10 +73,6 @@ def test_image_k_stands_in_row_k_over_columns_and_is_sample_k_of_the_averaged_we
 
 
 def test_pictures_change_with_the_weights_and_with_nothing_else(tmp_path):
-    from functools import partial
-
-    from denoiselab.optimizers import adamw
-
     def pictures(lr: float, folder: Path) -> list[bytes]:
         system = tiny_system(optimizer=partial(adamw, lr=lr), recipe=tiny_recipe(DDPM(4, Trailing())))
         fit(system, folder, steps=3, callbacks=[SampleGrid(n=4, columns=2, every=1)])
@@ -118,8 +117,6 @@ def test_a_strip_shows_the_moments_asked_for_evenly_from_the_first_step_to_the_l
         system.pipeline.eval().sample(
             system.recipe, range(2), balanced_labels(range(2), 3), 0, lambda step, _: states.append(step.x)
         )
-    from denoiselab.data.source import to_uint8
-
     for column, index in enumerate((0, 3, 6)):
         assert torch.equal(tile(tmp_path / "samples" / "denoising_1.png", 2, column), to_uint8(states[index])[1])
 

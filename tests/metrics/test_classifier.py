@@ -1,11 +1,11 @@
-"""The classifier that FID looks through: good, trained once, named by its weights, and no one's random numbers spent."""
+"""The classifier that FID looks through: good, trained once, named by its weights."""
 
 import hashlib
 
 import pytest
 import torch
-from conftest import Specks
 
+from conftest import Specks
 from denoiselab.data.digits import Digits
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError
 from denoiselab.metrics import Evaluation, Extractor, trained_classifier

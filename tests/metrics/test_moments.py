@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Projection, Specks
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from conftest import Projection, Specks
 from denoiselab.metrics import Moments, frechet_distance
 
 

@@ -9,9 +9,9 @@ from denoiselab.pictures import Curves, loss_curve
 
 
 class LossCurve(pl.Callback):
-    """loss.png in the run's folder, when training ends."""
+    """loss.png in the run's folder, when training has ended, and again after a last validation."""
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:

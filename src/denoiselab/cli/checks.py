@@ -234,8 +234,8 @@ def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key in node:
-        path = prefix + str(key)
+    for key in map(str, node):
+        path = prefix + key
         if path == "hydra" or OmegaConf.is_missing(node, key):
             continue
         value = node[key]

@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 
 from denoiselab.cli import build, runs
 from denoiselab.metrics import Evaluation
-from denoiselab.progress import console
 
 
 def run(cfg: DictConfig) -> float:
@@ -20,5 +19,7 @@ def run(cfg: DictConfig) -> float:
     figures = evaluation(pipeline, build.recipe(cfg), cfg.n, cfg.seed, cfg.batch_size)
     about_run = {"run": str(cfg.run), "checkpoint": cfg.checkpoint, "step": about["step"], "code": runs.code_version()}
     runs.write_json(figures | about_run, folder / "metrics.json")
-    console.print(f"{runs.last_words(figures)}\n{folder / 'metrics.json'}", highlight=False, soft_wrap=True)
+    runs.conclude("", figures, [folder / "metrics.json"])
+        f"{runs.last_words(figures)}\n{os.path.relpath(folder / 'metrics.json')}", highlight=False, soft_wrap=True
+    )
     return figures["fid"]

@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +21,6 @@ from denoiselab.data import ImageDataModule
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
 from denoiselab.metrics import Evaluation
-from denoiselab.progress import console
 from denoiselab.system import DiffusionSystem
 
 
@@ -39,8 +39,14 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
     system.description |= loggers.config_of(made)
     try:
         started = time.monotonic()
-        trainer.fit(system, datamodule=ImageDataModule(parts.source, cfg.batch_size, cfg.seed, cfg.num_workers))
-        return _conclude(cfg, trainer, system, folder, time.monotonic() - started)
+        data = ImageDataModule(parts.source, cfg.batch_size, cfg.seed, cfg.num_workers)
+        trainer.fit(system, datamodule=data)
+        logged = dict(trainer.callback_metrics)
+        if system.validated_at != trainer.global_step:
+            trainer.validate(system, datamodule=data, verbose=False)
+            logged |= trainer.callback_metrics
+        seconds = time.monotonic() - started
+        return _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **logged})
     finally:
         loggers.close(made)
 
@@ -96,27 +102,25 @@ def _with_evaluation(callbacks: dict[str, pl.Callback], cfg: DictConfig, source:
 
 
 def _conclude(
-    cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem, folder: Path, seconds: float
+    cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem, folder: Path, logged: dict[str, Any]
 ) -> float | None:
     """metrics.json, the loggers' summary, and the last words on the terminal."""
     if not trainer.is_global_zero:
         return None
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     figures = {
         **system.figures,
         "seed": cfg.seed,
-        **logged,
+        **{name: float(value) for name, value in logged.items()},
         "step": trainer.global_step,
         "parameters": sum(p.numel() for p in system.pipeline.parameters()),
         "ema_decay": system.ema.decay,
         "code": runs.code_version(),
-        "train_seconds": round(seconds, 1),
     }
     runs.write_json(figures, folder / "metrics.json")
     log_summary(trainer, figures)
     pictures = sorted((folder / "samples").glob(f"*_{trainer.global_step}.png"), reverse=True)
-    words = [f"{trainer.global_step} steps in {seconds:.0f} s", runs.last_words(figures)]
-    console.print("\n".join(map(str, [*words, *pictures, folder / "metrics.json"])), highlight=False, soft_wrap=True)
+    said = f"{trainer.global_step} steps in {figures['train_seconds']:.0f} s"
+    runs.conclude(said, figures, [*pictures, folder / "metrics.json"])
     return system.figures.get("fid")
 
 

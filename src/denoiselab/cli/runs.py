@@ -1,7 +1,9 @@
 """Runs on disk: what is written into a run's folder, and a run read back from it."""
 
 import json
+import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import denoiselab
 from denoiselab.cli import build
 from denoiselab.errors import RunError
 from denoiselab.pipeline import Pipeline
+from denoiselab.progress import console
 
 
 def code_version() -> str:
@@ -30,15 +33,15 @@ def write_json(values: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
-def last_words(figures: dict[str, Any]) -> str:
-    """The figures as a person wants to read them when the work is done."""
-    lines = []
+def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
+    """The last words on the terminal: what was done, the figures that a person looks for, and where the rest lies."""
+    lines = [said] if said else []
     if "fid" in figures:
         floor, seen = f"real test images {figures['floor']:.2f}", f"n {figures['n']}, {figures['extractor']}"
         lines.append(f"FID {figures['fid']:.2f}, {floor} ({seen})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
-    return "\n".join(lines)
+    console.print("\n".join([*lines, *map(os.path.relpath, files)]), highlight=False, soft_wrap=True)
 
 
 def device(name: str) -> torch.device:

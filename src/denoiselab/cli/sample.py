@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from denoiselab.cli import build, runs
 from denoiselab.errors import ConfigError
 from denoiselab.pictures import grid, write_png
-from denoiselab.progress import console, track
+from denoiselab.progress import track
 
 
 def run(cfg: DictConfig) -> None:
@@ -40,9 +40,7 @@ def run(cfg: DictConfig) -> None:
         "code": runs.code_version(),
     }
     runs.write_json(facts, folder / "sample.json")
-    console.print(
-        f"{cfg.n} images, {batch.evaluations} network evaluations each\n{folder / 'grid.png'}", soft_wrap=True
-    )
+    runs.conclude(f"{cfg.n} images, {batch.evaluations} network evaluations each", {}, [folder / "grid.png"])
 
 
 def _labels(cfg: DictConfig, num_classes: int) -> torch.Tensor:

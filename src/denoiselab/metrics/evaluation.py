@@ -58,16 +58,20 @@ class Evaluation:
     @torch.inference_mode()
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """images: uint8 (B, C, H, W) -> (B, dim)."""
-        return self.extractor.features(images)
+        return self.extractor.features(images.to(next(self.extractor.parameters()).device))
 
     def __call__(
         self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 100
     ) -> dict[str, Any]:
-        """Figures of samples 0 ... n - 1 of a seed (n None: as many as there are test images), in plain values."""
-        n = len(self.source.test) if n is None else n
+        """Figures of samples 0 ... n - 1 of a seed, in plain values.
+
+        n None: as many as there are test images, but no more than 1,000.
+        """
+        n = min(1000, len(self.source.test)) if n is None else n
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
         started = time.monotonic()
+        self.extractor.to(next(pipeline.parameters()).device)
         generated, right, evaluations = Moments(self.extractor.dim), 0, 0
         mine = distributed.share(n)
         labels = balanced_labels(mine, self.source.num_classes)
@@ -77,7 +81,7 @@ class Evaluation:
                 features = self.features(batch.images)
                 generated.update(features)
                 if judge is not None:
-                    right += int((judge.scores(features).argmax(1) == batch.labels).sum())
+                    right += int((judge.scores(features).argmax(1).cpu() == batch.labels).sum())
                 evaluations = batch.evaluations
                 advance(len(batch.images) * distributed.world_size())
         floor_n = min(n, len(self.source.test))

@@ -1,0 +1,291 @@
+"""Two real processes over gloo give what one process gives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+from conftest import (
+    REPOSITORY,
+    Projection,
+    Specks,
+    fit,
+    tiny_pipeline,
+    tiny_recipe,
+    tiny_system,
+    tiny_trainer,
+    weights,
+)
+from denoiselab import distributed
+from denoiselab.metrics import Evaluation, Moments, trained_classifier
+from denoiselab.pipeline import balanced_labels
+from denoiselab.randomness import generator
+from denoiselab.time_sampling import Stratified
+
+N, BATCH = 21, 4  # an odd number of samples, so that the ranks have unequal shares
+
+
+def rows() -> Tensor:
+    return torch.randn(N, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 2
+
+
+def generated(indices: range) -> Tensor:
+    pipeline, labels = tiny_pipeline(unet=True), balanced_labels(indices, 3)
+    return torch.cat([b.images for b in pipeline.generate(tiny_recipe(), indices, labels, 2, BATCH)])
+
+
+def evaluated(n: int, cache: Path) -> dict[str, Any]:
+    """In float64, in which no batch size tips a pixel."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        return Evaluation(Specks(), Projection(), cache)(tiny_pipeline(), tiny_recipe(), n, seed=2, batch_size=BATCH)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def moments(indices: range) -> Moments:
+    made = Moments(5)
+    made.update(rows()[list(indices)])
+    return made
+
+
+def one_rank(rank: int, folder: Path) -> None:
+    """What a rank finds, written to a file."""
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    mine = distributed.share(N)
+    reduced = moments(mine).reduced()
+    source = Specks(train=64)
+    found = {
+        "place": (distributed.rank(), distributed.world_size()),
+        "shares": [list(distributed.share(n)) for n in (0, 1, 2, 7, 8)],
+        "floats": distributed.collect(rows()[list(mine)].float(), mine, N),
+        "images": distributed.collect(generated(mine), mine, N),
+        "none on rank 1": distributed.collect(torch.full((1 - rank, 2), 200, dtype=torch.uint8), range(1 - rank), 1),
+        "moments": reduced.state_dict(),
+        "sum": distributed.all_sum(torch.tensor([rank + 1, 10])),
+        "figures": {n: evaluated(n, folder / "cache") for n in (2, N)},
+        "classifier": trained_classifier(source, folder / "classifier").name,
+    }
+    torch.save(found, folder / f"rank_{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(one_rank, (folder,), nprocs=2)
+    assert len(list((folder / "classifier").iterdir())) == 1
+    assert len(list((folder / "cache").iterdir())) == 1
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_every_index_is_on_exactly_one_rank(ranks):
+    assert [found["place"] for found in ranks] == [(0, 2), (1, 2)]
+    for k, n in enumerate((0, 1, 2, 7, 8)):
+        one, other = (found["shares"][k] for found in ranks)
+        assert sorted(one + other) == list(range(n))
+        assert 0 <= len(one) - len(other) <= 1
+
+
+def test_what_is_collected_is_whole_and_in_order_on_both_ranks(ranks):
+    for found in ranks:
+        assert torch.equal(found["floats"], rows().float())
+        assert found["none on rank 1"].tolist() == [[200, 200]]
+        assert found["none on rank 1"].dtype == torch.uint8
+        assert found["sum"].tolist() == [3, 20]
+
+
+def test_two_processes_generate_the_images_of_one_with_the_same_batches(ranks):
+    whole = torch.empty(N, 1, 4, 4, dtype=torch.uint8)
+    for rank in range(2):
+        mine = range(rank, N, 2)
+        whole[list(mine)] = generated(mine)
+    for found in ranks:
+        assert torch.equal(found["images"], whole)
+    apart = (whole.int() - generated(range(N)).int()).abs()
+    assert apart.max() <= 1, "other batches round differently, and may tip a pixel to the next of 256 levels"
+
+
+def test_moments_of_two_processes_are_those_of_one(ranks):
+    known = rows().numpy()
+    for found in ranks:
+        reduced = Moments.from_state_dict(found["moments"])
+        assert reduced.count == N
+        np.testing.assert_allclose(reduced.mean, known.mean(0), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(reduced.covariance, np.cov(known, rowvar=False), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, N])
+def test_figures_of_two_processes_are_those_of_one_and_the_same_on_both(ranks, n, tmp_path):
+    """To 1e-9: the images are equal bit by bit, and the sums are taken in another order."""
+    alone = evaluated(n, tmp_path)
+    for found in ranks:
+        figures = found["figures"][n]
+        assert figures["fid"] == pytest.approx(alone["fid"], rel=1e-9)
+        assert {k: v for k, v in figures.items() if k not in ("fid", "seconds")} == {
+            k: v for k, v in alone.items() if k not in ("fid", "seconds")
+        }
+    assert ranks[0]["figures"][n]["fid"] == ranks[1]["figures"][n]["fid"]
+
+
+def test_one_process_trains_the_classifier_for_both(ranks, tmp_path):
+    assert ranks[0]["classifier"] == ranks[1]["classifier"] == trained_classifier(Specks(train=64), tmp_path).name
+
+
+def test_in_one_process_there_is_nothing_to_share_or_to_sum():
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert list(distributed.share(5)) == [0, 1, 2, 3, 4]
+    assert torch.equal(distributed.all_sum(rows()), rows())
+    assert torch.equal(distributed.collect(rows(), range(N), N), rows())
+    distributed.barrier()
+
+
+def test_collect_puts_rows_where_they_belong_in_one_process_too():
+    assert distributed.collect(torch.tensor([10, 11, 12]), [2, 0, 1], 3).tolist() == [11, 12, 10]
+
+
+def a_training_rank(rank: int, folder: Path, port: int) -> None:
+    """A rank of Lightning's own DDP: four steps with pictures and figures, then validation."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+        "WORLD_SIZE": "2",
+    }
+    import pytorch_lightning as pl
+
+    from denoiselab.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
+    from denoiselab.data import ImageDataModule
+
+    class Times(pl.Callback):
+        seen: list[Tensor] = []
+
+        def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
+            self.seen.append(system.times(len(batch["image"]), batch_idx))
+
+    system, times = tiny_system(tiny_pipeline(unet=True, dropout=0.2), seed=3), Times()
+    evaluate = Evaluate(lambda: Evaluation(Specks(), Projection(), folder / "cache"), n=7, every=2, batch_size=BATCH)
+    beside = [
+        times,
+        SampleGrid(n=5, columns=3, every=2),
+        DenoisingStrip(n=2, moments=2, every=2),
+        evaluate,
+        Checkpoint(3),
+    ]
+    fit(system, folder, steps=4, callbacks=beside, validate_every=2, devices=2, strategy="ddp")
+    trained = weights(system.pipeline)
+
+    untrained = tiny_system()
+    trainer = tiny_trainer(folder, devices=2, strategy="ddp")
+    (validated,) = trainer.validate(untrained, datamodule=ImageDataModule(Specks(), 8, 0), verbose=False)
+    found = {
+        "times": times.seen,
+        "weights": trained,
+        "average": torch.cat([s.flatten() for s in system.ema.shadow]),
+        "figures": {k: v for k, v in system.figures.items() if k != "seconds"},
+        "validated": validated,
+    }
+    torch.save(found, folder / f"rank_{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def trained_ranks(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("training")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(a_training_rank, (folder, port), nprocs=2)
+    return folder, [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_the_times_of_two_ranks_are_together_the_stratified_global_batch(trained_ranks):
+    _, ranks = trained_ranks
+    assert len(ranks[0]["times"]) == 4
+    for k, (one, other) in enumerate(zip(*(found["times"] for found in ranks), strict=True)):
+        together = torch.stack([one, other], 1).flatten()
+        assert torch.equal(together, Stratified()(8, generator(3, "time", k)))
+        assert torch.equal((8 * together).ceil().sort().values, torch.arange(1.0, 9, dtype=torch.float64))
+
+
+@pytest.mark.slow
+def test_two_ranks_end_with_the_same_weights_average_and_figures(trained_ranks):
+    _, (one, other) = trained_ranks
+    assert torch.equal(one["weights"], other["weights"])
+    assert torch.equal(one["average"], other["average"])
+    assert not torch.equal(one["weights"], weights(tiny_pipeline(unet=True)))
+    assert one["figures"] == other["figures"]
+    assert one["figures"]["n"] == 7
+
+
+@pytest.mark.slow
+def test_two_ranks_validate_every_image_once(trained_ranks, tmp_path):
+    """21 images on 2 ranks: none is repeated to make the shares equal."""
+    from denoiselab.data import ImageDataModule
+
+    (alone,) = tiny_trainer(tmp_path).validate(tiny_system(), datamodule=ImageDataModule(Specks(), 8, 0), verbose=False)
+    for found in trained_ranks[1]:
+        assert found["validated"] == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_write_each_file_once_and_the_grid_is_that_of_one_process(trained_ranks, tmp_path):
+    from denoiselab.pictures import grid
+
+    folder, (found, _) = trained_ranks
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*.*") if p.is_file() and p.parent.name != "cache"}
+    pictures = {f"samples/{name}_{step}.png" for name in ("step", "denoising") for step in (2, 4)}
+    checkpoints = {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    assert files == pictures | checkpoints | {"rank_0.pt", "rank_1.pt"}
+
+    average = tiny_pipeline(unet=True)
+    torch.nn.utils.vector_to_parameters(found["average"], average.parameters())
+    (made,) = average.generate(tiny_recipe(), range(5), balanced_labels(range(5), 3), 0, 5)
+    picture = np.asarray(Image.open(folder / "samples" / "step_4.png")).astype(int)
+    assert abs(picture - grid(made.images, 3).astype(int)).max() <= 1
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_on_two_processes_in_one_folder_as_one_run(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 128)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(80):
+            image = Image.fromarray(rng.integers(low, low + 128, (8, 8), dtype=np.uint8))
+            image.save(tmp_path / "images" / name / f"{i}.png")
+    words = """
+        trainer=ddp_cpu trainer.max_steps=4 trainer.val_check_interval=2 batch_size=8 seed=1
+        data=image_folder data.root=images data.size=8 data.channels=1
+        backbone=mlp backbone.width=16 backbone.depth=1 sampler.steps=3 metrics.n=5 metrics.every=2
+        callbacks.samples.n=4 callbacks.samples.columns=2 callbacks.samples.every=2 callbacks.denoising.n=1
+    """
+    command = [sys.executable, str(REPOSITORY / "train.py"), *words.split()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "default").iterdir()
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert (figures["n"], figures["step"], figures["seed"]) == (5, 4, 1)
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 4
+    assert state["ema"]["updates"] == 4
+    assert (folder / "samples" / "step_4.png").exists()
+    assert not list(folder.rglob("*.part"))
+    assert done.stderr.count("Traceback") == 0
+    assert (done.stdout + done.stderr).count("metrics.json") == 1, "one process speaks"
