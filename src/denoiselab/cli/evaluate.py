@@ -20,6 +20,4 @@ def run(cfg: DictConfig) -> float:
     about_run = {"run": str(cfg.run), "checkpoint": cfg.checkpoint, "step": about["step"], "code": runs.code_version()}
     runs.write_json(figures | about_run, folder / "metrics.json")
     runs.conclude("", figures, [folder / "metrics.json"])
-        f"{runs.last_words(figures)}\n{os.path.relpath(folder / 'metrics.json')}", highlight=False, soft_wrap=True
-    )
     return figures["fid"]
