@@ -72,9 +72,10 @@ def test_coefficients_are_made_in_float64_for_a_float32_state(schedule, paramete
         assert ((rounded - value).abs() <= 3e-7 * terms).all()
 
 
-def test_the_prediction_keeps_the_state_s_dtype_when_the_network_runs_in_bfloat16():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_prediction_keeps_the_state_s_dtype_whatever_the_network_runs_in(dtype):
     x_t = torch.randn(2, 3)
-    found = Denoiser(Answers(torch.ones(2, 3, dtype=torch.bfloat16)), SCHEDULES["cosine"], V())(x_t, grid(2))
+    found = Denoiser(Answers(torch.ones(2, 3, dtype=dtype)), SCHEDULES["cosine"], V())(x_t, grid(2))
     assert found.x0.dtype == found.eps.dtype == torch.float32
 
 

@@ -95,13 +95,13 @@ def test_a_schedule_starts_at_exactly_one_and_zero(schedule):
 
 def test_a_formula_that_stops_above_zero_noise_jumps_to_the_data():
     class Stops(Flow):
-        """As ve does: sigma(0+) = 0.1."""
+        """As ve does, with sigma(0+) = 0.1."""
 
         def level(self, t):
-            return Level(1 - 0.5 * t, 0.1 + t)
+            return Level(0.9 - 0.5 * t, 0.1 + t)
 
     assert Stops()(0.0) == (1.0, 0.0)
-    assert Stops()(1e-12) == (pytest.approx(1.0), pytest.approx(0.1))
+    assert Stops()(1e-12) == (pytest.approx(0.9), pytest.approx(0.1))
 
 
 @over("schedule", SCHEDULES)

@@ -17,7 +17,7 @@ from denoiselab.ema import EMA
 from denoiselab.metrics import Evaluation
 from denoiselab.objectives import Objective, WeightedMSE
 from denoiselab.optimizers import rate
-from denoiselab.randomness import SampleNoise
+from denoiselab.randomness import SampleNoise, generator
 from denoiselab.samplers import DDPM
 from denoiselab.spacings import Trailing
 from denoiselab.system import DiffusionSystem
@@ -118,7 +118,8 @@ def test_two_seeds_train_to_other_weights(tmp_path):
 def test_a_stratified_batch_is_spread_evenly_over_time_also_in_training(tmp_path):
     objective = Seen()
     fit(tiny_system(objective=objective), tmp_path, steps=3, batch_size=8)
-    for times in objective.times:
+    for k, times in enumerate(objective.times):
+        assert torch.equal(times, Stratified()(8, generator(0, "time", k))), "a shift of its own for each batch"
         assert torch.equal((times * 8).ceil().sort().values, torch.arange(1.0, 9, dtype=torch.float64))
 
 

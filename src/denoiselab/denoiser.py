@@ -45,11 +45,12 @@ class Denoiser(nn.Module):
             )
 
     def output(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
-        """F of the shape of x_t: (B, ...), for t: (B,)."""
-        return self.backbone(x_t, t, Cond() if cond is None else cond)
+        """F of the shape and dtype of x_t: (B, ...), for t: (B,), whatever precision the network has."""
+        weight = next(self.backbone.parameters(), x_t)
+        return self.backbone(x_t.to(weight.dtype), t, Cond() if cond is None else cond).to(x_t.dtype)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        F = self.output(x_t, t, cond).to(x_t.dtype)
+        F = self.output(x_t, t, cond)
         c_skip, c_out = self.parameterization.coefficients(self.schedule, t)
         e_skip, e_out = self.parameterization.eps_coefficients(self.schedule, t)
         return Prediction(

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from denoiselab.errors import ConfigError
+
 
 def adamw(
     parameters: Iterable[nn.Parameter],
@@ -17,7 +19,9 @@ def adamw(
     warmup_steps: int = 100,
     decay: str = "cosine",
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step."""
+    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step. Raises ConfigError."""
+    if decay not in ("cosine", "constant"):
+        raise ConfigError(f"optimizer.decay={decay} is not known; allowed: cosine or constant")
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
     return optimizer, LambdaLR(optimizer, lambda step: rate(step, max_steps, warmup_steps, decay))
 

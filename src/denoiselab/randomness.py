@@ -14,7 +14,15 @@ from torch import Tensor
 
 def seed_for(*keys: int | str) -> int:
     """A 63-bit seed from any integers and strings; the same on every machine, process and version of Python."""
-    return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), "big") >> 1
+    return (
+        int.from_bytes(
+            hashlib.blake2b(
+                repr(tuple(k if isinstance(k, str) else int(k) for k in keys)).encode(), digest_size=8
+            ).digest(),
+            "big",
+        )
+        >> 1
+    )
 
 
 def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:

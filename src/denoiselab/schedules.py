@@ -153,10 +153,10 @@ class Linear(VariancePreserving):
 class Cosine(VariancePreserving):
     """abar = f(t)/f(0), f(t) = cos^2((t + s)/(1 + s) pi/2), s = 0.008 (iDDPM, eq. 17).
 
-    Its log-SNR runs to -infinity unless `log_snr_min` ends it before.
+    Its log-SNR runs to -infinity; it is used down to `log_snr_min` (-15: simple diffusion, Hoogeboom 2023, §2.2).
     """
 
-    def __init__(self, s: float = 0.008, log_snr_min: float | None = None) -> None:
+    def __init__(self, s: float = 0.008, log_snr_min: float = -15.0) -> None:
         self.s = s
         super().__init__(log_snr_min=log_snr_min)
 
@@ -210,8 +210,7 @@ def linear(
 def cosine(T: int | None = None, s: float = 0.008, log_snr_min: float | None = None) -> Schedule:
     """iDDPM's cosine schedule, in continuous time or as its table of T betas clipped at 0.999.
 
-    The clip is what keeps the table's end finite; in continuous time `log_snr_min` does, by default at -15 (simple
-    diffusion, Hoogeboom 2023, §2.2).
+    The clip is what keeps the table's end finite; in continuous time `log_snr_min` does, by default at -15.
     """
     if T is None:
         return Cosine(s, -15.0 if log_snr_min is None else log_snr_min)

@@ -5,13 +5,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from denoiselab.errors import ConfigError
 from denoiselab.schedules import Schedule
 
 
 class Spacing(ABC):
     @abstractmethod
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The grid, float64 of shape (steps + 1,), strictly descending to 0."""
+        """The grid, float64 of shape (steps + 1,), strictly descending to 0. Raises ConfigError for more steps than there are."""
 
 
 class Trailing(Spacing):
@@ -24,6 +25,7 @@ class Trailing(Spacing):
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        _check(steps, self.T)
         grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         return grid if self.T is None else torch.round(grid * self.T) / self.T
 
@@ -38,8 +40,14 @@ class Leading(Spacing):
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        _check(steps, self.T)
         visited = torch.arange(steps, dtype=torch.float64) * (self.T // steps) + 1
         return torch.cat([visited.flip(0) / self.T, torch.zeros(1, dtype=torch.float64)])
+
+
+def _check(steps: int, T: int | None) -> None:
+    if T is not None and steps > T:
+        raise ConfigError(f"sampler.steps={steps} is more than spacing.T={T}, the steps there are; take fewer")
 
 
 class LogSNR(Spacing):

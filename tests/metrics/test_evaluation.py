@@ -1,12 +1,12 @@
 """Figures of a pipeline: the floor is the figure of real images, and no figure depends on the batches."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
+from denoiselab.conditioning import ClassLabel
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError
 from denoiselab.metrics import Evaluation, Extractor, trained_classifier
@@ -15,12 +15,12 @@ from denoiselab.samplers import Heun
 from denoiselab.spacings import LogSNR
 
 
-class PerfectPipeline:
+class PerfectPipeline(nn.Module):
     """Stand-in for a perfect model: "generates" the real test images, with their own labels."""
 
-    conditioner = SimpleNamespace(vector_dim=4)
-
     def __init__(self, source: Specks) -> None:
+        super().__init__()
+        self.conditioner = ClassLabel(3)
         self.images, self.labels = source.test.images, source.test.labels
 
     def generate(self, recipe, indices, labels, seed, batch_size):

@@ -66,7 +66,7 @@ class UNet(nn.Module):
 
     channels: the width at full resolution; multipliers: the width of each resolution, each half the one before, as a
     multiple of it; attention: the sides, in pixels, at which there is self-attention.
-    Raises ConfigError where the image's sides cannot be halved that often.
+    Raises ConfigError where the image's sides cannot be halved that often, or the heads do not divide a width.
     """
 
     def __init__(
@@ -89,6 +89,10 @@ class UNet(nn.Module):
                 f"but its sides are {height} and {width}; give backbone.multipliers fewer numbers"
             )
         widths = [channels * m for m in multipliers]
+        if any(wide % heads for wide in widths):
+            raise ConfigError(
+                f"backbone.heads={heads} does not divide the widths {widths}; take a divisor of all of them"
+            )
         embedding = 4 * channels
         self.embed = TimeEmbedding(embedding, cond_dim)
         self.stem = nn.Conv2d(image_channels, channels, 3, padding=1)
