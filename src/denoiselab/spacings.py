@@ -12,7 +12,7 @@ from denoiselab.schedules import Schedule
 class Spacing(ABC):
     @abstractmethod
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The grid, float64 of shape (steps + 1,), strictly descending to 0. Raises ConfigError for more steps than there are."""
+        """The grid, float64 of shape (steps + 1,), strictly descending to 0. Raises ConfigError for too many."""
 
 
 class Trailing(Spacing):

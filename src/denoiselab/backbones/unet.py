@@ -89,10 +89,9 @@ class UNet(nn.Module):
                 f"but its sides are {height} and {width}; give backbone.multipliers fewer numbers"
             )
         widths = [channels * m for m in multipliers]
-        if any(wide % heads for wide in widths):
-            raise ConfigError(
-                f"backbone.heads={heads} does not divide the widths {widths}; take a divisor of all of them"
-            )
+        attended = {wide for i, wide in enumerate(widths) if height >> i in attention} | {widths[-1]}
+        if any(wide % heads for wide in attended):
+            raise ConfigError(f"backbone.heads={heads} does not divide the widths {sorted(attended)}; take a divisor")
         embedding = 4 * channels
         self.embed = TimeEmbedding(embedding, cond_dim)
         self.stem = nn.Conv2d(image_channels, channels, 3, padding=1)
