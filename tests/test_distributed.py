@@ -183,7 +183,7 @@ def a_training_rank(rank: int, folder: Path, port: int) -> None:
         SampleGrid(n=5, columns=3, every=2),
         DenoisingStrip(n=2, moments=2, every=2),
         evaluate,
-        Checkpoint(3),
+        Checkpoint(every_n_train_steps=3),
     ]
     fit(system, folder, steps=4, callbacks=beside, validate_every=2, devices=2, strategy="ddp")
     trained = weights(system.pipeline)
@@ -267,7 +267,7 @@ def test_the_command_line_trains_on_two_processes_in_one_folder_as_one_run(tmp_p
             image = Image.fromarray(rng.integers(low, low + 128, (8, 8), dtype=np.uint8))
             image.save(tmp_path / "images" / name / f"{i}.png")
     words = """
-        trainer=ddp_cpu trainer.max_steps=4 trainer.val_check_interval=2 batch_size=8 seed=1
+        trainer=ddp_cpu trainer.max_steps=5 trainer.val_check_interval=2 batch_size=8 seed=1
         data=image_folder data.root=images data.size=8 data.channels=1
         backbone=mlp backbone.width=16 backbone.depth=1 sampler.steps=3 metrics.n=5 metrics.every=2
         callbacks.samples.n=4 callbacks.samples.columns=2 callbacks.samples.every=2 callbacks.denoising.n=1
@@ -281,11 +281,12 @@ def test_the_command_line_trains_on_two_processes_in_one_folder_as_one_run(tmp_p
     (folder,) = (tmp_path / "outputs" / "default").iterdir()
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
     figures = json.loads((folder / "metrics.json").read_text())
-    assert (figures["n"], figures["step"], figures["seed"]) == (5, 4, 1)
+    assert (figures["n"], figures["step"], figures["seed"]) == (5, 5, 1)
+    assert figures["val/loss"] > 0
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 4
-    assert state["ema"]["updates"] == 4
-    assert (folder / "samples" / "step_4.png").exists()
+    assert state["global_step"] == 5
+    assert state["ema"]["updates"] == 5
+    assert (folder / "samples" / "step_5.png").exists()
     assert not list(folder.rglob("*.part"))
     assert done.stderr.count("Traceback") == 0
     assert (done.stdout + done.stderr).count("metrics.json") == 1, "one process speaks"

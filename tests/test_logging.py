@@ -281,6 +281,20 @@ def test_the_same_seed_in_another_folder_gives_the_same_figures(pictures, done, 
     assert not (tmp_path / "run" / "wandb").exists()
 
 
+@pytest.mark.parametrize("steps", [2, 5])
+def test_the_final_validation_loss_is_of_the_final_weights_where_the_interval_does_not_end_there(
+    steps, pictures, tmp_path
+):
+    words = f"{TINY} metrics=none logger=csv data.root={pictures} trainer.max_steps={steps}"
+    for interval in (3, 1):
+        train.run(composed(f"{words} trainer.val_check_interval={interval}", tmp_path / f"{interval}"))
+    rarely, often = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("3", "1"))
+    assert rarely["val/loss"] == often["val/loss"]
+    with (tmp_path / "3" / "metrics.csv").open() as file:
+        table = {int(row["step"]): float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]}
+    assert table[steps] == pytest.approx(rarely["val/loss"], rel=1e-6)
+
+
 def exit_code(folder: Path) -> int:
     (place,) = wandb_folders(folder)
     (code,) = [r.exit.exit_code for r in records(next(place.glob("*.wandb"))) if r.HasField("exit")]

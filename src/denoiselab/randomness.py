@@ -14,15 +14,8 @@ from torch import Tensor
 
 def seed_for(*keys: int | str) -> int:
     """A 63-bit seed from any integers and strings; the same on every machine, process and version of Python."""
-    return (
-        int.from_bytes(
-            hashlib.blake2b(
-                repr(tuple(k if isinstance(k, str) else int(k) for k in keys)).encode(), digest_size=8
-            ).digest(),
-            "big",
-        )
-        >> 1
-    )
+    named = tuple(key if isinstance(key, str) else int(key) for key in keys)
+    return int.from_bytes(hashlib.blake2b(repr(named).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -114,16 +114,16 @@ def test_the_best_figure_is_remembered_by_a_run_that_goes_on(tmp_path):
 
 def test_a_run_that_stops_while_it_writes_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
     """The disk is full in the middle of the second checkpoint."""
-    real, count = torch.save, 0
+    real, names = pl.Trainer.save_checkpoint, []
 
-    def full_disk(value, file, *args, **kwargs):
-        nonlocal count
-        count += 1
-        if count > 1:
+    def full_disk(trainer, path, *args, **kwargs):
+        names.append(path.name)
+        if len(names) == 2:
+            path.write_bytes(b"half a checkpoint")
             raise OSError(28, "No space left on device")
-        real(value, file, *args, **kwargs)
+        real(trainer, path, *args, **kwargs)
 
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", full_disk)
     with pytest.raises(OSError, match="No space"):
         fit(tiny_system(), tmp_path, steps=4, callbacks=[Checkpoint(every_n_train_steps=1)])
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
