@@ -68,8 +68,9 @@ class Seen(Objective):
 
 def validated(system: DiffusionSystem, folder, batch_size: int = 8, source: Specks | None = None) -> dict[str, float]:
     data = ImageDataModule(source or Specks(), batch_size, 0)
-    (figures,) = tiny_trainer(folder).validate(system, datamodule=data, verbose=False)
-    return figures
+    trainer = tiny_trainer(folder)
+    trainer.validate(system, datamodule=data, verbose=False)
+    return trainer.callback_metrics
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

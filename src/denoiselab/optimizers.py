@@ -19,10 +19,14 @@ def adamw(
     warmup_steps: int = 100,
     decay: str = "cosine",
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step. Raises ConfigError."""
+    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step. Raises ConfigError.
+
+    Short runs warm up for half of their steps at the most.
+    """
     if decay not in ("cosine", "constant"):
         raise ConfigError(f"optimizer.decay={decay} is not known; allowed: cosine or constant")
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+    warmup_steps = min(warmup_steps, max(1, max_steps // 2))
     return optimizer, LambdaLR(optimizer, lambda step: rate(step, max_steps, warmup_steps, decay))
 
 

@@ -1,6 +1,7 @@
 """What a trained run is: a denoiser, its conditioner and its codec; and how images come out of it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from denoiselab.codecs import Codec
 from denoiselab.conditioning import Conditioner
 from denoiselab.data.source import to_uint8
 from denoiselab.denoiser import Denoiser, Prediction
+from denoiselab.errors import RunError
 from denoiselab.guidance import Guidance
 from denoiselab.randomness import SampleNoise
 from denoiselab.samplers import Sampler, Step
@@ -45,7 +47,17 @@ class Pipeline(nn.Module):
         self.codec = codec
         self.latent_shape = codec.latent_shape(image_shape)
 
-    @torch.inference_mode()
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, dropout is off; afterwards each part is in the mode that it was in."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
     def sample(
         self,
         recipe: Recipe,
@@ -56,8 +68,19 @@ class Pipeline(nn.Module):
     ) -> Generated:
         """Images of the classes labels: (B,). Sample i is a function of (seed, i) alone.
 
-        `watch` sees each step and the last prediction made in it.
+        `watch` sees each step and the last prediction made in it. Raises RunError where the model gives NaN.
         """
+        with torch.inference_mode(), self.evaluating():
+            return self._sample(recipe, indices, labels, seed, watch)
+
+    def _sample(
+        self,
+        recipe: Recipe,
+        indices: Sequence[int],
+        labels: Tensor,
+        seed: int,
+        watch: Callable[[Step, Prediction], None] | None,
+    ) -> Generated:
         device = next(self.parameters()).device
         cond = self.conditioner({"label": labels.to(device)})
         denoise = recipe.guidance(self.denoiser, cond, self.conditioner.null(cond))
@@ -76,21 +99,18 @@ class Pipeline(nn.Module):
         noise = SampleNoise(seed, indices)
         x_T = schedule.prior_std * noise(torch.empty(len(indices), *self.latent_shape, device=device))
         on_step = None if watch is None else lambda step: watch(step, seen[0])
-        latents = recipe.sampler(counted, schedule, x_T, noise, on_step)
-        return Generated(to_uint8(self.codec.decode(latents)).cpu(), labels.cpu(), indices, count)
+        images = self.codec.decode(recipe.sampler(counted, schedule, x_T, noise, on_step))
+        if images.isnan().any():
+            raise RunError("the model gives NaN for an image: training has diverged; take a smaller optimizer.lr")
+        return Generated(to_uint8(images).cpu(), labels.cpu(), indices, count)
 
     def generate(
         self, recipe: Recipe, indices: Sequence[int], labels: Tensor, seed: int, batch_size: int
     ) -> Iterator[Generated]:
-        """The same in batches, with dropout off; whatever mode the network was in, it is in afterwards."""
-        training = self.training
-        self.eval()
-        try:
-            for start in range(0, len(indices), batch_size):
-                part = slice(start, start + batch_size)
-                yield self.sample(recipe, indices[part], labels[part], seed)
-        finally:
-            self.train(training)
+        """The same in batches."""
+        for start in range(0, len(indices), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.sample(recipe, indices[part], labels[part], seed)
 
 
 def balanced_labels(indices: Sequence[int], num_classes: int) -> Tensor:

@@ -47,6 +47,7 @@ class DiffusionSystem(pl.LightningModule):
         self.eps_mse = WeightedMSE(Simple(), objective.time_sampler)
         self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
         self.validated_at = -1
+        self.paused = 0.0  # seconds spent beside training, which its pace does not count
         self._steps_seen = 0
 
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Cond]:
@@ -82,17 +83,20 @@ class DiffusionSystem(pl.LightningModule):
 
         Runs are thereby compared on the same (x_0, t, eps); the golden ratio spreads t evenly over any number of them.
         """
-        x0, cond = self.encode(batch)
-        t = (1 - (batch["index"] + 0.5).double() * (5**0.5 - 1) / 2 % 1).to(x0.device)
-        eps = SampleNoise(0, batch["index"].tolist(), "validation")(x0)
+        t = (1 - (batch["index"] + 0.5).double() * (5**0.5 - 1) / 2 % 1).to(self.device)
         with self.ema.swapped():
+            x0, cond = self.encode(batch)
+            eps = SampleNoise(0, batch["index"].tolist(), "validation")(x0)
             losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
             eps_losses = self.eps_mse(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
         self._totals += torch.tensor([losses.double().sum(), eps_losses.double().sum(), len(x0)], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         loss, eps_loss, count = distributed.all_sum(self._totals).tolist()
-        self.log_dict({"val/loss": loss / count, "val/eps_mse": eps_loss / count})
+        figures = {"val/loss": loss / count, "val/eps_mse": eps_loss / count}
+        self.log_dict(figures, logger=False)  # Lightning would give them the step before
+        for logger in self.loggers:
+            logger.log_metrics(figures, step=self.global_step)
         self.validated_at = self.global_step
 
     def configure_optimizers(self) -> Any:

@@ -20,11 +20,12 @@ class Checkpoint(pl.Callback):
     def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "fid") -> None:
         self.every_n_train_steps, self.monitor = every_n_train_steps, monitor
         self.best: float | None = None
-        self._judged_at = -1
+        self._judged_at = self._saved_at = -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._judge(trainer, pl_module)
-        if due(trainer, self.every_n_train_steps):
+        if due(trainer, self.every_n_train_steps) and self._saved_at != trainer.global_step:
+            self._saved_at = trainer.global_step  # several batches may belong to one optimizer step
             self._save(trainer, "last.ckpt")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

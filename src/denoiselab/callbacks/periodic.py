@@ -1,5 +1,6 @@
 """A callback that does its work every k optimizer steps and once at the end."""
 
+import time
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -23,7 +24,9 @@ class Periodic(pl.Callback, ABC):
         if self.done_at != trainer.global_step:  # several batches may belong to one optimizer step
             self.done_at = trainer.global_step
             assert isinstance(system, DiffusionSystem)
+            started = time.monotonic()
             self.work(trainer, system)
+            system.paused += time.monotonic() - started
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if due(trainer, self.every):

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from denoiselab.callbacks.logging import log_figures
 from denoiselab.progress import track
+from denoiselab.system import DiffusionSystem
 
 
 class Progress(pl.Callback):
@@ -40,20 +41,31 @@ class Pace(pl.Callback):
         self.every = every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since, self._images = time.monotonic(), 0
+        self._logged_at = trainer.global_step
+        self._begin(pl_module)
+
+    def _begin(self, system: pl.LightningModule) -> None:
+        assert isinstance(system, DiffusionSystem)
+        self._since, self._images = time.monotonic() - system.paused, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, DiffusionSystem)
         self._images += len(batch["image"]) * trainer.world_size
-        if trainer.global_step % self.every == 0 and self._images:
-            now = time.monotonic()
+        if trainer.global_step % self.every == 0 and trainer.global_step > self._logged_at:
+            seconds = time.monotonic() - pl_module.paused - self._since
             figures = {
                 "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
-                "train/images_per_second": self._images / (now - self._since),
+                "train/images_per_second": self._images / seconds,
             }
             log_figures(trainer, figures)
-            self._since, self._images = now, 0
+            self._logged_at = trainer.global_step
+            self._begin(pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since, self._images = time.monotonic(), 0  # evaluation's time is not training's
+        assert isinstance(pl_module, DiffusionSystem)
+        pl_module.paused += time.monotonic() - self._validation

@@ -60,15 +60,13 @@ class DenoisingStrip(Periodic):
         def watch(step: Step, prediction: Prediction) -> None:
             kept = {round(i * (step.steps - 1) / max(1, self.moments - 1)) for i in range(self.moments)}
             if step.index in kept:
-                states.append(to_uint8(pipeline.codec.decode(step.x)).cpu())
-                predictions.append(to_uint8(pipeline.codec.decode(prediction.x0)).cpu())
+                states.append(to_uint8(pipeline.codec.decode(step.x).nan_to_num()).cpu())
+                predictions.append(to_uint8(pipeline.codec.decode(prediction.x0).nan_to_num()).cpu())
 
         indices = range(self.n)
         labels = balanced_labels(indices, system.description["num_classes"])
-        pipeline.eval()
         with system.ema.swapped():
             generated = pipeline.sample(system.recipe, indices, labels, self.seed, watch)
-        pipeline.train()
         picture = grid(_rows(states, predictions), len(states))
         write_png(picture, run_folder(trainer) / "samples" / f"denoising_{trainer.global_step}.png")
         caption = _caption(trainer, system, self.seed, generated.evaluations)

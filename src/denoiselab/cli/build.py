@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from denoiselab.data.source import Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError
+from denoiselab.metrics.classifier import check_labels
 from denoiselab.objectives import Objective, WeightedMSE
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import seed_for
@@ -53,8 +54,21 @@ def parts(cfg: DictConfig) -> Parts:
             f"conditioning=class needs labels, and data={source.name} has none: a sub-folder for each class would give "
             "them; or take conditioning=none guidance=none metrics=none"
         )
+    if cfg.metrics:
+        _check_figures(cfg, source)
     made = pipeline(cfg, source.shape, source.num_classes)
     return Parts(source, made, objective(cfg, made.denoiser), recipe(cfg))
+
+
+def _check_figures(cfg: DictConfig, source: Source) -> None:
+    """Figures that the data do not allow are refused now, not at the first evaluation."""
+    if str(cfg.metrics.extractor._target_).endswith("trained_classifier"):
+        check_labels(source)
+    if len(source.test) < 2:
+        raise ConfigError(
+            f"metrics=fid needs at least 2 test images, and data={source.name} has {len(source.test)}; "
+            "give data.test_fraction more, or take metrics=none"
+        )
 
 
 def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:

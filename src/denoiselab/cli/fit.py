@@ -46,9 +46,12 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
             trainer.validate(system, datamodule=data, verbose=False)
             logged |= trainer.callback_metrics
         seconds = time.monotonic() - started
-        return _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **logged})
-    finally:
-        loggers.close(made)
+        fid = _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **logged})
+    except BaseException:
+        loggers.close(made, exit_code=1)
+        raise
+    loggers.close(made, exit_code=0)
+    return fid
 
 
 def make_system(cfg: DictConfig, parts: Parts) -> DiffusionSystem:

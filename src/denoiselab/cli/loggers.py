@@ -29,15 +29,17 @@ def loggers(cfg: DictConfig, folder: Path, job_type: str, words: dict[str, str],
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, console="off"),
         )
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         made.append(WandbLogger(experiment=run))
     return made
 
 
-def close(made: list[Logger]) -> None:
-    """Ends the W&B run, so that the next job of a sweep does not log into it."""
+def close(made: list[Logger], exit_code: int) -> None:
+    """Ends the W&B run, finished or failed, so that the next job of a sweep does not log into it."""
     for logger in made:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+            logger.experiment.finish(exit_code=exit_code)
 
 
 def config_of(made: list[Logger]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ those of runs that share data and extractor; they are no Inception figures. Its 
 
 import hashlib
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from denoiselab import distributed
 from denoiselab.data.source import Source, to_float
 from denoiselab.errors import ConfigError
+from denoiselab.metrics.cache import cached
 from denoiselab.metrics.extractor import Extractor
 from denoiselab.progress import track
 from denoiselab.randomness import generator, seed_for
@@ -68,23 +67,22 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, batch_size:
     return right / len(images)
 
 
-def trained_classifier(source: Source, cache: Path | str) -> Classifier:
-    """The classifier of a data set, from the cache, or trained (by rank 0 alone) and put there.
-
-    Raises ConfigError where the images have no labels to learn from.
-    """
+def check_labels(source: Source) -> None:
+    """Raises ConfigError where the images have no labels to learn from."""
     if source.num_classes < 2:
         raise ConfigError(
             f"metrics=fid learns its features from labelled images, and data={source.name} has "
             f"{source.num_classes} classes; put the images in a folder for each class, or take metrics=none"
         )
+
+
+def trained_classifier(source: Source, cache: Path | str) -> Classifier:
+    """The classifier of a data set, from the cache, or trained and put there. Raises ConfigError without labels."""
+    check_labels(source)
     fingerprint = hashlib.sha256(f"{source.fingerprint} {RECIPE}".encode()).hexdigest()[:16]
-    path = Path(cache) / f"{source.name}-classifier-{fingerprint}.pt"
-    if distributed.rank() == 0 and not path.exists():
-        save_atomically(_train(source), path)
-    distributed.barrier()
-    state = torch.load(path, weights_only=True)
-    classifier = Classifier(source.shape, source.num_classes)
+    state = cached(Path(cache) / f"{source.name}-classifier-{fingerprint}.pt", lambda: _train(source))
+    with torch.random.fork_rng(devices=[]):
+        classifier = Classifier(source.shape, source.num_classes)
     classifier.load_state_dict(state["weights"])
     digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in state["weights"].values())).hexdigest()
     classifier.name = f"{source.name}-classifier-{digest[:8]}"
@@ -92,19 +90,11 @@ def trained_classifier(source: Source, cache: Path | str) -> Classifier:
     return classifier.eval().requires_grad_(False)
 
 
-def save_atomically(value: Any, path: Path) -> None:
-    """torch.save under a temporary name in the same folder, then renamed: a reader finds all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(value, temporary)
-    os.replace(temporary, path)
-
-
 def _train(source: Source) -> dict[str, Any]:
     """The recipe: 60,000 images in all, but 3 to 40 passes over the data."""
     data, labels = source.train, source.train.labels
     passes = min(40, max(3, round(60_000 / len(data))))
-    batch_size = 64 if len(data) < 10_000 else 256
+    batch_size = min(64 if len(data) < 10_000 else 256, len(data))
     steps = passes * (len(data) // batch_size)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed_for("classifier", RECIPE))

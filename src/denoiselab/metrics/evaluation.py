@@ -11,7 +11,8 @@ import torch
 from denoiselab import distributed
 from denoiselab.data.source import ImageSet, Source
 from denoiselab.errors import ConfigError
-from denoiselab.metrics.classifier import Classifier, save_atomically
+from denoiselab.metrics.cache import cached
+from denoiselab.metrics.classifier import Classifier
 from denoiselab.metrics.extractor import Extractor
 from denoiselab.metrics.moments import Moments, frechet_distance
 from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
@@ -35,12 +36,10 @@ class Evaluation:
         """The moments of the training images, from the cache where they are known."""
         if self._reference is None:
             key = hashlib.sha256(f"{self.source.fingerprint} {self.extractor.name} train".encode()).hexdigest()[:16]
+            train = self.source.train
             path = self.cache / f"{self.source.name}-moments-{key}.pt"
-            if distributed.rank() == 0 and not path.exists():
-                moments = self._moments(self.source.train, range(len(self.source.train)))
-                save_atomically(moments.state_dict(), path)
-            distributed.barrier()
-            self._reference = Moments.from_state_dict(torch.load(path, weights_only=True))
+            state = cached(path, lambda: self._moments(train, range(len(train))).state_dict())
+            self._reference = Moments.from_state_dict(state)
         return self._reference
 
     def floor(self, n: int) -> float:
@@ -58,7 +57,7 @@ class Evaluation:
     @torch.inference_mode()
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """images: uint8 (B, C, H, W) -> (B, dim)."""
-        return self.extractor.features(images.to(next(self.extractor.parameters()).device))
+        return self.extractor.features(images.to(next(self.extractor.parameters(), images).device))
 
     def __call__(
         self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 100
