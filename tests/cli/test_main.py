@@ -90,9 +90,10 @@ def test_evaluate_repeats_the_figures_of_the_run_and_changes_with_its_sampler(sw
     status, _, err = say(monkeypatch, capsys, "evaluate", *where, f"hydra.run.dir={tmp_path / 'same'}")
     assert status == 0, err
     same = json.loads((tmp_path / "same" / "metrics.json").read_text())
-    for key in ("floor", "n", "extractor", "nfe", "sampler", "guidance.scale", "data_fingerprint"):
+    for key in ("n", "extractor", "nfe", "sampler", "guidance.scale", "data_fingerprint"):
         assert same[key] == trained[key]
-    assert same["fid"] == pytest.approx(trained["fid"], rel=1e-3)  # the EMA weights went through a file, exactly
+    for key in ("fid", "floor"):  # other numbers of threads add up in another order
+        assert same[key] == pytest.approx(trained[key], rel=1e-3)
     say(monkeypatch, capsys, "evaluate", *where, f"hydra.run.dir={tmp_path / 'other'}", "sampler=heun")
     other = json.loads((tmp_path / "other" / "metrics.json").read_text())
     assert (other["sampler"], other["nfe"]) == ("Heun", 35)
