@@ -4,6 +4,7 @@ import torch
 from cases import SCHEDULES, grid, over
 from denoiselab.analytic import Gaussian
 from denoiselab.conditioning import Cond
+from denoiselab.errors import ConfigError
 from denoiselab.guidance import ClassifierFree
 from denoiselab.schedules import like
 from denoiselab.thresholding import Clip
@@ -48,3 +49,15 @@ def test_guidance_comes_before_clipping(scale):
     torch.testing.assert_close(found, guided.clamp(-1, 1), rtol=1e-13, atol=0)
     null, cond = (denoiser(x_t, t, c).x0.clamp(-1, 1) for c in (NULL, COND))
     assert not torch.allclose(found, null + scale * (cond - null))
+
+
+def test_what_is_not_clipped_keeps_its_eps_to_the_last_bit():
+    schedule = SCHEDULES["flow"]
+    exact = Gaussian(schedule, std=0.1)
+    x, t = 0.1 * torch.randn(50, 4), torch.full((50,), 1e-3, dtype=torch.float64)
+    assert torch.equal(Clip(-9.0, 9.0)(exact, schedule)(x, t).eps, exact(x, t).eps)
+
+
+def test_an_empty_range_is_refused():
+    with pytest.raises(ConfigError, match="low=2"):
+        Clip(2.0, 1.0)

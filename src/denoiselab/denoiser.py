@@ -22,7 +22,7 @@ class DenoiseFn(Protocol):
     """What a sampler is handed: raw, EMA, guided and analytic denoisers look the same to it."""
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Prediction:
-        """x_t: (B, ...), t: (B,)."""
+        """x_t: (B, ...), t: (B,); samplers give t in float64 on the CPU, which has it wherever x_t is."""
 
 
 class Denoiser(nn.Module):

@@ -39,7 +39,8 @@ class ClassifierFree(Guidance):
         both = null.cat(cond)
 
         def denoise(x_t: Tensor, t: Tensor) -> Prediction:
-            halves = (half.chunk(2) for half in denoiser(x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), both))
+            prediction = denoiser(x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), both)
+            halves = (part.chunk(2) for part in (prediction.x0, prediction.eps))
             return Prediction(*(uncond + self.scale * (cond - uncond) for uncond, cond in halves))
 
         return denoise

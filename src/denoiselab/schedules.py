@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from denoiselab.errors import ConfigError
+
 
 class Level(NamedTuple):
     """The two coefficients of x_t = alpha x_0 + sigma eps, each of the shape of t."""
@@ -112,7 +114,12 @@ class Table(VariancePreserving):
     """
 
     def __init__(self, betas: Tensor, log_snr_min: float | None = None) -> None:
-        """betas: (T,), each in (0, 1)."""
+        """betas: (T,), each in (0, 1); ConfigError otherwise."""
+        if not ((betas > 0) & (betas < 1)).all():
+            raise ConfigError(
+                f"a table's betas lie between 0 and 1, but these go from {float(betas.min()):g} to "
+                f"{float(betas.max()):g}; take more steps (schedule.T) or a smaller schedule.beta_max"
+            )
         self.steps = len(betas)
         self.values = torch.cat([torch.zeros(1), torch.log1p(-betas.to(torch.float64)).cumsum(0)])
         self.nodes = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps

@@ -66,9 +66,9 @@ class DiffusionSystem(pl.LightningModule):
         return loss
 
     def times(self, n: int, batch_idx: int) -> Tensor:
-        """This rank's part of the global batch's times: (n,)."""
+        """This rank's part of the global batch's times: (n,), on the CPU, which has float64."""
         every = self.objective.time_sampler(n * self.trainer.world_size, generator(self.seed, "time", batch_idx))
-        return every[self.global_rank :: self.trainer.world_size].to(self.device)
+        return every[self.global_rank :: self.trainer.world_size]
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.global_step > self._steps_seen:  # not after each accumulated batch
@@ -83,13 +83,14 @@ class DiffusionSystem(pl.LightningModule):
 
         Runs are thereby compared on the same (x_0, t, eps); the golden ratio spreads t evenly over any number of them.
         """
-        t = (1 - (batch["index"] + 0.5).double() * (5**0.5 - 1) / 2 % 1).to(self.device)
+        t = 1 - (batch["index"].cpu().double() + 0.5) * (5**0.5 - 1) / 2 % 1
         with self.ema.swapped():
             x0, cond = self.encode(batch)
             eps = SampleNoise(0, batch["index"].tolist(), "validation")(x0)
             losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
             eps_losses = self.eps_mse(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
-        self._totals += torch.tensor([losses.double().sum(), eps_losses.double().sum(), len(x0)], dtype=torch.float64)
+        sums = [losses.cpu().double().sum(), eps_losses.cpu().double().sum()]
+        self._totals += torch.tensor([*sums, len(x0)], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         loss, eps_loss, count = distributed.all_sum(self._totals).tolist()

@@ -36,6 +36,12 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
         ("spacing=leading sampler.steps=2000", ["sampler.steps", "spacing.T"]),
         ("data=fashion_mnist", ["data.root", "dataset-fashion-mnist"]),
         ("guidance=cfg conditioning=none", ["guidance=cfg", "conditioning=none", "take"]),
+        ("sampler=null", ["sampler=None", "ddim, ddpm"]),
+        ("backbone.attention=foo", ["backbone.attention=foo", "list"]),
+        ("backbone.multipliers=[1,0]", ["backbone.multipliers=[1, 0]", "at least 1"]),
+        ("backbone.multipliers=[1,a]", ["backbone.multipliers", "whole number"]),
+        ("optimizer.betas=[2,3]", ["optimizer.betas=[2, 3]"]),
+        ("callbacks.checkpoint.monitor=fidd", ["monitor=fidd", "fid"]),
         ("conditioning.drop=0", ["conditioning.drop=0", "take"]),
         ("schedule=flow parameterization=eps", ["alpha = 0", "take", "schedule.log_snr_min"]),
         ("schedule=flow loss=vlb", ["loss=vlb", "take", "schedule.log_snr_min"]),
@@ -74,6 +80,12 @@ def test_one_bad_job_of_a_sweep_is_told_before_the_first_job_runs():
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
         check("train", ["schedule=cosine,flow", "parameterization=v,eps"], multirun=True)
     check("train", ["schedule=cosine,linear", "parameterization=v,eps", "seed=range(3)"], multirun=True)
+
+
+def test_a_sweep_of_several_processes_is_refused():
+    with pytest.raises(ConfigError, match="-m with several processes"):
+        check("train", ["trainer=ddp_cpu", "seed=0,1"], multirun=True)
+    check("train", ["trainer=ddp_cpu"], multirun=False)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -5,8 +5,10 @@ import torch
 
 from cases import DETERMINISTIC, SAMPLERS, SCHEDULES, SPACINGS, grid, over
 from denoiselab.analytic import Gaussian
+from denoiselab.denoiser import Prediction
+from denoiselab.errors import ConfigError
 from denoiselab.randomness import SampleNoise
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import DDIM, Sampler
 from denoiselab.samplers.sampler import posterior_variance
 from denoiselab.schedules import linear
 from denoiselab.spacings import Trailing
@@ -211,3 +213,22 @@ def test_where_the_schedule_has_ended_a_step_is_none(sampler):
     found, _ = SAMPLERS[sampler](1, Trailing()).step(Gaussian(schedule, 0.3, 0.5), schedule, x, t, s, None, noise)
     torch.testing.assert_close(found, x, rtol=0, atol=1e-14)  # x0_hat and eps_hat put together again
     assert not noise.calls
+
+
+def test_a_denoiser_in_float32_leaves_the_state_in_float64():
+    schedule = SCHEDULES["cosine"]
+    exact = Gaussian(schedule)
+
+    def coarse(x, t):
+        return Prediction(*(part.float() for part in exact(x, t)))
+
+    for make in SAMPLERS.values():
+        assert make(3, Trailing())(coarse, schedule, torch.randn(2, 3, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_fewer_than_one_step_and_an_eta_beyond_one_are_refused():
+    for make in SAMPLERS.values():
+        with pytest.raises(ConfigError, match="steps=0"):
+            make(0, Trailing())
+    with pytest.raises(ConfigError, match="eta=1"):
+        DDIM(3, Trailing(), eta=1.5)

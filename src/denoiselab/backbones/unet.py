@@ -82,6 +82,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         image_channels, height, width = shape
+        if not multipliers:
+            raise ConfigError("backbone.multipliers=[] leaves the U-Net no resolution; give it one, such as [1,2]")
         factor = 2 ** (len(multipliers) - 1)
         if height % factor or width % factor:
             raise ConfigError(

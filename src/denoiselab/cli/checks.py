@@ -67,6 +67,10 @@ LIMITS = {
     "spacing.t_min": Limit(0, 0.5, above=True),
     "sampler.steps": COUNT,
     "sampler.eta": SHARE,
+    "sampler.s_churn": NATURAL,
+    "sampler.s_min": NATURAL,
+    "sampler.s_max": NATURAL,
+    "sampler.s_noise": POSITIVE,
     "sampler.variance": Limit(words=("small", "large")),
     "threshold.low": Limit(),
     "threshold.high": Limit(),
@@ -75,6 +79,8 @@ LIMITS = {
     "conditioning.drop": SHARE,
     "backbone.channels": COUNT,
     "backbone.blocks": COUNT,
+    "backbone.multipliers": COUNT,
+    "backbone.attention": COUNT,
     "backbone.heads": COUNT,
     "backbone.dropout": Limit(0, 0.99),
     "backbone.patch": COUNT,
@@ -86,6 +92,7 @@ LIMITS = {
     "data.test_fraction": Limit(0.001, 0.999),
     "data.memory_mb": NATURAL,
     "optimizer.lr": POSITIVE,
+    "optimizer.betas": Limit(0, 0.99999),
     "optimizer.weight_decay": NATURAL,
     "optimizer.warmup_steps": NATURAL,
     "optimizer.decay": Limit(words=("cosine", "constant")),
@@ -110,6 +117,7 @@ LIMITS = {
     "callbacks.denoising.moments": COUNT,
     "callbacks.denoising.every": COUNT_OR_NULL,
     "callbacks.denoising.seed": NATURAL,
+    "callbacks.checkpoint.monitor": Limit(words=("fid",), null=True),
     "callbacks.checkpoint.every_n_train_steps": COUNT_OR_NULL,
 }
 
@@ -184,7 +192,7 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
         options = sorted(path.stem for path in (conf / override.key_or_group).glob("*.yaml"))
         value = override.value()
         for option in value if isinstance(value, list) else [value]:
-            if option not in (*options, None, "from_run"):
+            if option not in (*options, "from_run"):
                 raise ConfigError(
                     f"{override.key_or_group}={option} is no option; allowed: {', '.join(options)}"
                     f"{_nearest(str(option), options)}"
@@ -201,7 +209,7 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
         limit = LIMITS.get(key)
         if limit is None or (value is None and (limit.null or OmegaConf.select(base, key) is None)):
             continue
-        if not limit.allows(value):
+        if not all(map(limit.allows, value if OmegaConf.is_list(value) else [value])):
             raise ConfigError(f"{key}={value} makes no sense; allowed: {limit}")
     check_rules(cfg)
 
@@ -216,21 +224,25 @@ def check_rules(cfg: DictConfig) -> None:
 def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
-    if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (`in` is false for what must still be given)
-        known = [k for k, _ in _leaves(base)] + [path.name for path in conf.iterdir() if path.is_dir()]
+    if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (`in` is false for ???)
+        known = [k for k, _ in _leaves(base) if "_target_" not in k] + [
+            path.name for path in conf.iterdir() if path.is_dir()
+        ]
         raise ConfigError(f"{key} is no key here{_nearest(key, known) or '; --help shows all of them'}")
     default: Any = OmegaConf.select(base, key)
     if key in FREE or value is None or default is None or isinstance(default, DictConfig):
         return
-    kind = float if isinstance(default, float) else type(default)
-    fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-    if isinstance(value, bool) != isinstance(default, bool) or not (fits or OmegaConf.is_list(default)):
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-        allowed = LIMITS.get(key, "")
-        raise ConfigError(
-            f"{key}={value} is not {names.get(kind, kind.__name__)}"
-            f"{f'; allowed: {allowed}' if allowed else f', as {default} is'}"
-        )
+    listed = OmegaConf.is_list(default)
+    if listed and not isinstance(value, list):
+        raise ConfigError(f"{key}={value} is not a list; write {key}=[...], as {list(default)} is")
+    for item in value if listed else [value]:
+        example = default[0] if listed and len(default) else default
+        kind = float if isinstance(example, float) else type(example)
+        fits = isinstance(item, int | float) if kind is float else isinstance(item, kind)
+        if isinstance(item, bool) != isinstance(example, bool) or not fits:
+            names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+            allowed = f"; allowed: {LIMITS[key]}" if key in LIMITS else f", as {example} is"
+            raise ConfigError(f"{key}={value} is not {names.get(kind, kind.__name__)}{allowed}")
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

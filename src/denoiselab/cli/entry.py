@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.cli import checks, run_options
@@ -90,6 +90,11 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
 
     for words in _expanded(overrides, multirun):
         checks.check_words(words, CONF, once)
+        if multirun and str(OmegaConf.select(once(words), "trainer.strategy")).startswith("ddp"):
+            raise ConfigError(
+                "-m with several processes would run the whole sweep in each of them; "
+                "run its jobs one by one, or take trainer=auto"
+            )
 
 
 def composed(command: str, overrides: list[str]) -> DictConfig:

@@ -37,7 +37,8 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
     """The last words on the terminal: what was done, the figures that a person looks for, and where the rest lies."""
     lines = [said] if said else []
     if "fid" in figures:
-        floor, seen = f"real test images {figures['floor']:.2f}", f"n {figures['n']}, {figures['extractor']}"
+        few = "" if figures["floor_n"] == figures["n"] else f" at n {figures['floor_n']}, not to be compared"
+        floor, seen = f"real test images {figures['floor']:.2f}{few}", f"n {figures['n']}, {figures['extractor']}"
         lines.append(f"FID {figures['fid']:.2f}, {floor} ({seen})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")

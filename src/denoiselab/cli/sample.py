@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> None:
 def _labels(cfg: DictConfig, num_classes: int) -> torch.Tensor:
     """The wanted classes, round and round: (n,)."""
     wanted = list(range(max(1, num_classes))) if cfg.classes is None else list(cfg.classes)
-    if not wanted or not all(isinstance(c, int) and 0 <= c < max(1, num_classes) for c in wanted):
+    if not wanted or not all(type(c) is int and 0 <= c < max(1, num_classes) for c in wanted):
         raise ConfigError(
             f"classes={wanted} is not a list of this run's classes, which are the numbers 0 to {num_classes - 1}"
         )

@@ -1,5 +1,6 @@
 """python train.py: what is wrong is found while only torch is imported; Lightning comes when training begins."""
 
+import os
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,6 +14,8 @@ def run(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if (folder / "checkpoints" / "last.ckpt").exists():
         raise ConfigError(f"{folder} has a run in it already; give another hydra.run.dir")
+    if cfg.data.get("root") is not None:
+        cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
     parts = build.parts(cfg)
 
     from denoiselab.cli.fit import fit

@@ -9,21 +9,26 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
+from denoiselab.errors import ConfigError
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, posterior_variance
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
 
 class DDIM(Sampler):
+    """Raises ConfigError for an eta outside [0, 1], where sigma_s^2 - v need not be positive."""
+
     def __init__(self, steps: int, spacing: Spacing, eta: float = 0.0) -> None:
         super().__init__(steps, spacing)
+        if not 0 <= eta <= 1:
+            raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
         self.eta = eta
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
     ) -> tuple[Tensor, Any]:
-        x0, eps = denoise(x, batched(t, x))
+        prediction = denoise(x, batched(t, x))
         alpha_s, sigma_s = schedule(s)
         variance = self.eta**2 * posterior_variance(schedule, t, s)[1]
-        x = alpha_s * x0 + torch.sqrt(sigma_s**2 - variance) * eps
+        x = alpha_s * prediction.x0 + torch.sqrt(sigma_s**2 - variance) * prediction.eps
         return (x + torch.sqrt(variance) * noise(x) if variance > 0 else x), None

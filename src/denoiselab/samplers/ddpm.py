@@ -27,7 +27,7 @@ class DDPM(Sampler):
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
     ) -> tuple[Tensor, Any]:
-        x0, _ = denoise(x, batched(t, x))
+        x0 = denoise(x, batched(t, x)).x0
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         large, small = posterior_variance(schedule, t, s)
         mean = (alpha_t / alpha_s) * (sigma_s / sigma_t) ** 2 * x + (alpha_s * large / sigma_t**2) * x0

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.denoiser import DenoiseFn
+from denoiselab.denoiser import DenoiseFn, Prediction
+from denoiselab.errors import ConfigError
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
@@ -32,9 +33,11 @@ class Step:
 
 
 class Sampler(ABC):
-    """A sampler with its number of steps and its grid."""
+    """A sampler with its number of steps and its grid. Raises ConfigError for fewer than one step."""
 
     def __init__(self, steps: int, spacing: Spacing) -> None:
+        if steps < 1:
+            raise ConfigError(f"sampler.steps={steps} makes no sense; allowed: at least 1")
         self.steps = steps
         self.spacing = spacing
 
@@ -57,17 +60,22 @@ class Sampler(ABC):
         on_step: Callable[[Step], object] | None = None,
     ) -> Tensor:
         """x_0 of the shape and dtype of x_T: (B, ...), which is schedule.prior_std times standard normal noise."""
+
+        def precise(x_t: Tensor, t: Tensor) -> Prediction:
+            prediction = denoise(x_t, t)
+            return prediction._replace(x0=prediction.x0.to(x_t.dtype), eps=prediction.eps.to(x_t.dtype))
+
         times = self.spacing(self.steps, schedule).cpu().unbind()
         x, state = x_T, None
         for index, (t, s) in enumerate(pairwise(times)):
-            x, state = self.step(denoise, schedule, x, t, s, state, noise)
+            x, state = self.step(precise, schedule, x, t, s, state, noise)
             if on_step is not None:
                 on_step(Step(index, len(times) - 1, t, s, x))
         return x
 
 
 def batched(t: Tensor, x: Tensor) -> Tensor:
-    """A scalar time as the denoiser takes it: (B,), on the device of x."""
+    """A scalar time as the denoiser takes it: (B,), float64, on the CPU."""
     return torch.as_tensor(t, dtype=torch.float64).expand(len(x))
 
 
