@@ -22,6 +22,17 @@ def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Gen
     return torch.Generator(device=device).manual_seed(seed_for(*keys))
 
 
+def reseed(device: torch.device, *keys: int | str) -> None:
+    """Seeds what draws without a generator of its own, such as dropout, on the CPU and on `device`.
+
+    torch.manual_seed would keep a stack trace of each call for every accelerator that is not in use.
+    """
+    seed = seed_for(*keys)
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
+
+
 class SampleNoise:
     """Standard normal noise in which sample i draws from a generator of its own. Called like `torch.randn_like`.
 

@@ -13,7 +13,7 @@ from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
 from denoiselab.objectives import Objective, WeightedMSE
 from denoiselab.pipeline import Pipeline, Recipe
-from denoiselab.randomness import SampleNoise, generator, seed_for
+from denoiselab.randomness import SampleNoise, generator, reseed
 from denoiselab.weightings import Simple
 
 
@@ -54,7 +54,7 @@ class DiffusionSystem(pl.LightningModule):
         return self.pipeline.codec.encode(to_float(batch["image"])), self.pipeline.conditioner(batch)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        torch.manual_seed(seed_for(self.seed, "dropout", batch_idx, self.global_rank))
+        reseed(self.device, self.seed, "dropout", batch_idx, self.global_rank)
         rng = generator(self.seed, "train", batch_idx, self.global_rank, device=self.device)
         if self.flip:
             batch = batch | {"image": _flipped(batch["image"], rng)}

@@ -20,7 +20,6 @@ import torch
 from denoiselab.callbacks import Pace, Progress
 from denoiselab.cli import build, fit, loggers
 from denoiselab.cli.entry import CONF, composed
-from denoiselab.conditioning import Cond
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import to_float
 
@@ -76,24 +75,23 @@ def bare_seconds() -> float:
     return (time.perf_counter() - start) / STEPS
 
 
-@torch.inference_mode()
-def sampling_seconds() -> tuple[float, float]:
-    """(a DDIM step, a network call), on batches of 100 images, taken in turns."""
-    parts = build.parts(composed("train", ["guidance.scale=1"]))
-    model = parts.pipeline.eval()
-    x, t, labels = torch.randn(100, *model.latent_shape), torch.rand(100), torch.arange(100) % 10
-    cond = model.conditioner({"label": labels})
+def sampling_seconds(sampler: str) -> list[tuple[float, float]]:
+    """(a step of the pipeline's sampling with clipping and per-sample noise, a network call), 100 images, in turns."""
+    parts = build.parts(composed("train", [f"sampler={sampler}", "sampler.steps=50", "guidance.scale=1"]))
+    model, labels = parts.pipeline.eval(), torch.arange(100) % 10
+    x, t = torch.randn(100, *model.latent_shape), torch.rand(100)
 
+    @torch.inference_mode()
     def network() -> None:
+        cond = model.conditioner({"label": labels})
         for _ in range(50):
             model.denoiser.backbone(x, t, cond)
 
-    def sampler() -> None:
-        denoise = parts.recipe.guidance(model.denoiser, cond, Cond())
-        parts.recipe.sampler(denoise, model.denoiser.schedule, x)
+    def sample() -> None:
+        model.sample(parts.recipe, range(100), labels, 0)
 
-    times = [(timed(sampler), timed(network)) for _ in range(ROUNDS + 1)][1:]
-    return statistics.median(a for a, _ in times) / 50, statistics.median(b for _, b in times) / 50
+    times = [(timed(sample) / 50, timed(network) / 50) for _ in range(2 * ROUNDS)]
+    return times[1:]
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -125,20 +123,20 @@ def main() -> None:
         folder = Path(name)
         pairs = [(stack_seconds(folder / str(i)), bare_seconds()) for i in range(ROUNDS)]
         starts = [start_seconds(folder / f"start{i}") for i in range(3)]
-    ratios = sorted(stack / bare for stack, bare in pairs)
-    stack, bare = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
-    sampler, network = (1000 * seconds for seconds in sampling_seconds())
     extra = statistics.median(start - lightning for start, lightning in starts)
-    print(
-        f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}; medians of {ROUNDS} rounds taken in turns"
-    )
-    print(
-        f"training step   {stack:.1f} ms through the whole stack, {bare:.1f} ms bare: {statistics.median(ratios):.3f} "
-        f"(limit 1.10; rounds from {ratios[0]:.3f} to {ratios[-1]:.3f})"
-    )
-    ratio = sampler / network
-    print(f"sampler's step  {sampler:.1f} ms, the network's call alone {network:.1f} ms: {ratio:.3f} (limit 1.05)")
-    print(f"start           {extra:.1f} s more than the import of Lightning (limit 3 s; median of {len(starts)})")
+    print(f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}; medians of rounds taken in turns")
+    _say("training step, whole stack", pairs, "bare loop", 1.10)
+    for sampler in ("ddim", "ddpm"):
+        _say(f"{sampler} step", sampling_seconds(sampler), "network alone", 1.05)
+    print(f"start: {extra:.1f} s more than the import of Lightning (limit 3 s; median of {len(starts)})")
+
+
+def _say(what: str, pairs: list[tuple[float, float]], against: str, limit: float) -> None:
+    ours, theirs = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = sorted(a / b for a, b in pairs)
+    spread = f"{len(ratios)} rounds from {ratios[0]:.3f} to {ratios[-1]:.3f}"
+    ratio = statistics.median(ratios)
+    print(f"{what} {ours:.1f} ms, {against} {theirs:.1f} ms: {ratio:.3f} (limit {limit:.2f}; {spread})")
 
 
 if __name__ == "__main__":
