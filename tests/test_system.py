@@ -285,3 +285,17 @@ def test_a_run_that_is_loaded_into_a_system_goes_on_with_its_average(command_lin
     trainer.fit(again, datamodule=data, ckpt_path=folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert trainer.global_step == 6
     assert again.ema.updates == 6
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_done_after_a_step_sees_the_average_of_that_step(accumulate, tmp_path):
+    """Pictures, figures and checkpoints: else the average in a checkpoint would lag its weights by one step."""
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            seen.append((trainer.global_step, pl_module.ema.updates))
+
+    seen: list[tuple[int, int]] = []
+    fit(tiny_system(), tmp_path, steps=3, callbacks=[Watch()], accumulate_grad_batches=accumulate)
+    assert len(seen) == 3 * accumulate
+    assert all(step == updates for step, updates in seen)

@@ -48,7 +48,6 @@ class DiffusionSystem(pl.LightningModule):
         self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
         self.validated_at = -1
         self.paused = 0.0  # seconds spent beside training, which its pace does not count
-        self._steps_seen = 0
 
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Cond]:
         return self.pipeline.codec.encode(to_float(batch["image"])), self.pipeline.conditioner(batch)
@@ -70,10 +69,10 @@ class DiffusionSystem(pl.LightningModule):
         every = self.objective.time_sampler(n * self.trainer.world_size, generator(self.seed, "time", batch_idx))
         return every[self.global_rank :: self.trainer.world_size]
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        if self.global_step > self._steps_seen:  # not after each accumulated batch
-            self._steps_seen = self.global_step
-            self.ema.update()
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average follows at once, so that whatever looks at this step's weights finds this step's average."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update()
 
     def on_validation_epoch_start(self) -> None:
         self._totals = torch.zeros(3, dtype=torch.float64)
@@ -111,7 +110,6 @@ class DiffusionSystem(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"])
-        self._steps_seen = checkpoint["global_step"]
 
 
 def _flipped(images: Tensor, rng: torch.Generator) -> Tensor:
