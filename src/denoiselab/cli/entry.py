@@ -33,7 +33,8 @@ def main(command: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are; they are told here
     try:
         arguments = get_args_parser().parse_args()
-        run_options.register(arguments.overrides)
+        if command != "train":
+            run_options.register(arguments.overrides)
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
             check(command, arguments.overrides, arguments.multirun)
 
