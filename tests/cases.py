@@ -2,19 +2,45 @@
 
 import math
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
+from denoiselab import schedules, weightings
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.parameterizations import X0, Eps, V
-from denoiselab.samplers import DDIM, DDPM, Heun, Sampler
-from denoiselab.schedules import Flow, Schedule, cosine, linear
-from denoiselab.spacings import Leading, LogSNR, Spacing, Trailing
-from denoiselab.time_sampling import Discrete, Stratified, Uniform
-from denoiselab.weightings import VLB, MinSNR, Simple
+from denoiselab.learned_schedule import Learned
+from denoiselab.parameterizations import EDM, X0, Eps, Flow, Mean, Parameterization, Score, V
+from denoiselab.samplers import (
+    DDIM,
+    DDPM,
+    PLMS,
+    DPMpp2M,
+    DPMpp2MSDE,
+    DPMpp2S,
+    Euler,
+    EulerAncestral,
+    Heun,
+    Sampler,
+    Step,
+    UniPC,
+)
+from denoiselab.schedules import VE, Schedule, Sigmoid, SubVP, VESqrt, cosine, jsd, linear
+from denoiselab.spacings import Karras, Leading, Linspace, LogSNR, Quadratic, Sections, Spacing, Trailing
+from denoiselab.time_sampling import Discrete, LossSecondMoment, Uniform
+from denoiselab.weightings import (
+    P2,
+    SNR,
+    VLB,
+    VMSE,
+    X0MSE,
+    FlowMSE,
+    MinSNR,
+    RandomWalk,
+    Simple,
+    TruncatedSNR,
+    Weighting,
+)
 
 SCHEDULES = {
     "linear": linear(),
@@ -22,19 +48,62 @@ SCHEDULES = {
     "linear_ended": linear(log_snr_min=-8.0),
     "cosine": cosine(),
     "cosine_table": cosine(T=1000),
-    "flow": Flow(),
-    "flow_ended": Flow(log_snr_min=-15.0),
+    "flow": schedules.Flow(),
+    "flow_ended": schedules.Flow(log_snr_min=-15.0),
+    "sigmoid": Sigmoid(),
+    "jsd": jsd(),
+    "linear_to_zero": linear(zero_terminal_snr=True),
+    "cosine_to_zero": cosine(zero_terminal_snr=True),
+    "cosine_shifted": cosine(shift=3.0),
+    "ve": VE(),
+    "ve_sqrt": VESqrt(),
+    "sub_vp": SubVP(),
+    "edm": schedules.EDM(),
+    "learned": Learned().requires_grad_(False),
 }
-VP = [name for name in SCHEDULES if not name.startswith("flow")]
-PARAMETERIZATIONS = {"eps": Eps(), "x0": X0(), "v": V()}
-MEANINGLESS = {("flow", "eps")}  # at alpha = 0, eps says nothing about x0
-WEIGHTINGS = {"simple": Simple(), "min_snr": MinSNR(5.0), "vlb": VLB()}
-TIME_SAMPLERS = {"uniform": Uniform(), "discrete": Discrete(1000), "stratified": Stratified()}
+VP = [name for name, schedule in SCHEDULES.items() if isinstance(schedule, schedules.VariancePreserving)]
+TO_ZERO = ("flow", "jsd", "linear_to_zero", "cosine_to_zero")  # alpha = 0 at t = 1
+PARAMETERIZATIONS: dict[str, Parameterization] = {
+    "eps": Eps(),
+    "x0": X0(),
+    "v": V(),
+    "flow": Flow(),
+    "score": Score(),
+    "mean": Mean(T=100),
+    "edm": EDM(),
+}
+# At alpha = 0, eps says nothing about x0; nor does the mean where the level stays.
+MEANINGLESS = {(name, p) for name in TO_ZERO for p in ("eps", "score")} | {("linear_ended", "mean")}
+WEIGHTINGS: dict[str, Weighting] = {
+    "simple": Simple(),
+    "snr": SNR(1.0),
+    "truncated_snr": TruncatedSNR(),
+    "min_snr": MinSNR(5.0),
+    "p2": P2(),
+    "x0_mse": X0MSE(),
+    "v_mse": VMSE(),
+    "flow_mse": FlowMSE(),
+    "edm": weightings.EDM(),
+    "sigmoid": weightings.Sigmoid(),
+    "random_walk": RandomWalk(100),
+    "vlb": VLB(),
+}
+TIME_SAMPLERS = {
+    "uniform": Uniform(),
+    "discrete": Discrete(1000),
+    "discrete_stratified": Discrete(1000, stratified=True),
+    "stratified": Uniform(stratified=True),
+    "loss_second_moment": LossSecondMoment(),
+}  # uniform all, before losses are known
 SPACINGS = {
     "trailing": Trailing(),
     "trailing_1000": Trailing(1000),
     "leading": Leading(1000),
     "log_snr": LogSNR(),
+    "karras": Karras(),
+    "linspace": Linspace(1000),
+    "quadratic": Quadratic(1000),
+    "sections": Sections(1000),
 }
 SAMPLERS: dict[str, Callable[[int, Spacing], Sampler]] = {
     "ddim": DDIM,
@@ -42,9 +111,19 @@ SAMPLERS: dict[str, Callable[[int, Spacing], Sampler]] = {
     "ddim_ancestral": lambda steps, spacing: DDIM(steps, spacing, eta=1.0),
     "ddpm_small": lambda steps, spacing: DDPM(steps, spacing, variance="small"),
     "ddpm_large": lambda steps, spacing: DDPM(steps, spacing, variance="large"),
+    "ddpm_interpolated": lambda steps, spacing: DDPM(steps, spacing, variance="interpolated", fraction=0.3),
     "heun": Heun,
+    "euler": Euler,
+    "euler_ancestral": EulerAncestral,
+    "dpmpp_2m": DPMpp2M,
+    "dpmpp_2m_sde": DPMpp2MSDE,
+    "dpmpp_2m_sde_half": lambda steps, spacing: DPMpp2MSDE(steps, spacing, eta=0.5),
+    "dpmpp_2s": DPMpp2S,
+    "unipc": UniPC,
+    "unipc_3_bh1": lambda steps, spacing: UniPC(steps, spacing, order=3, variant="bh1"),
+    "plms": PLMS,
 }
-DETERMINISTIC = ("ddim", "heun")
+DETERMINISTIC = ("ddim", "heun", "euler", "dpmpp_2m", "dpmpp_2s", "unipc", "unipc_3_bh1", "plms")
 
 
 def over(axis: str, options: Iterable[str]):
@@ -65,27 +144,40 @@ def grid(points: int, low: float = 0.001, high: float = 1.0) -> Tensor:
 class EvenInLogSNR(Spacing):
     """From t = 0.98 to t = 0.02: between the ends, where a solver's order can be seen alone."""
 
+    def __init__(self, first: float = 0.98, last: float = 0.02) -> None:
+        self.ends = first, last
+
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        first, last = (float(schedule.log_snr(t)) for t in (0.98, 0.02))
+        first, last = (float(schedule.log_snr(t)) for t in self.ends)
         return schedule.time(torch.linspace(first, last, steps + 1, dtype=torch.float64))
 
 
 def moments(
     sampler: Sampler, denoise: DenoiseFn, schedule: Schedule, mean: float, std: float
 ) -> list[tuple[Tensor, float, float]]:
-    """Exact (s, mean, std) after each step from x_1 ~ N(mean, std^2), where `denoise` is affine in x.
+    """Exact (s, mean, std) after each step from x_T ~ N(mean, std^2), where `denoise` is affine in x.
 
-    Then a step is x -> a x + b + c z, and three calls read a, b and c off: nothing is drawn.
+    Then every state is a x_T + b + sum_j c_j z_j, whatever the sampler keeps between its steps. In one batch, sample 0
+    starts at 0, sample 1 at 1, and sample 2 + j at 0 with z_j = 1: they read b, a and c_j off, and nothing is drawn.
     """
+    seen: list[tuple[Tensor, float, float]] = []
 
-    def step(x: float, z: float, t: Tensor, s: Tensor) -> float:
-        noise = lambda like: torch.full_like(like, z)  # noqa: E731
-        return float(sampler.step(denoise, schedule, torch.full((1,), x, dtype=torch.float64), t, s, None, noise)[0])
+    def note(step: Step) -> None:
+        b, a, *c = (step.x - step.x[0] * (torch.arange(len(step.x)) > 0)).tolist()
+        seen.append((step.s, a * mean + b, math.hypot(a * std, *c)))
 
-    seen = []
-    for t, s in pairwise(sampler.spacing(sampler.steps, schedule).unbind()):
-        b = step(0.0, 0.0, t, s)
-        a, c = step(1.0, 0.0, t, s) - b, step(0.0, 1.0, t, s) - b
-        mean, std = a * mean + b, math.hypot(a * std, c)
-        seen.append((s, mean, std))
+    def run(draws: int) -> int:
+        drawn = 0
+
+        def noise(x: Tensor) -> Tensor:
+            nonlocal drawn
+            drawn += 1
+            return (torch.arange(len(x)) == 1 + drawn).to(x)
+
+        x_T = (torch.arange(2 + draws) == 1).double()
+        seen.clear()
+        sampler(denoise, schedule, x_T, noise, note)
+        return drawn
+
+    run(draws=run(draws=0))
     return seen

@@ -5,6 +5,10 @@ import pytest
 import torch
 
 from cases import SCHEDULES, VP, grid, over
+from denoiselab import schedules
+from denoiselab.errors import ConfigError
+from denoiselab.parameterizations import Mean
+from denoiselab.samplers.sampler import posterior_variance
 from denoiselab.schedules import Flow, Level, Linear, Schedule, Table, cosine, like, linear
 
 
@@ -18,7 +22,7 @@ def betas(table: Table) -> torch.Tensor:
 
 def used(schedule: Schedule) -> float:
     """The t at which the schedule ends early, 1 where it does not."""
-    return float(schedule.time_of(schedule.log_snr(1.0))) if schedule.log_snr_min is not None else 1.0
+    return schedule.t_end
 
 
 # Published numbers; each tolerance is half a unit of the last published digit.
@@ -148,14 +152,16 @@ def test_time_inverts_log_snr(schedule):
     t = torch.cat(
         [torch.logspace(-9, -3, 50, dtype=torch.float64), grid(2000, high=used(schedule) - 1e-9), grid(2, low=0)]
     )
-    assert (schedule.time(schedule.log_snr(t)) - t).abs().max() < 1e-15  # a few roundings of numbers below 1
+    assert (schedule.time(schedule.log_snr(t)) - t).abs().max() < 1e-14  # some roundings of numbers below 1
 
 
 @over("schedule", SCHEDULES)
 def test_log_snr_inverts_time(schedule):
+    # Within what the schedule has: ve, ve_sqrt and learned begin or end inside of -7.5 ... 7.5.
     log_snr = torch.linspace(-7.5, 7.5, 301, dtype=torch.float64)
+    log_snr = log_snr[(log_snr > SCHEDULES[schedule].log_snr(1.0)) & (log_snr < SCHEDULES[schedule].log_snr(1e-12))]
     found = SCHEDULES[schedule].log_snr(SCHEDULES[schedule].time(log_snr))
-    torch.testing.assert_close(found, log_snr, rtol=0, atol=2e-12)  # a rounding of t times d lambda/dt, below 7000
+    torch.testing.assert_close(found, log_snr, rtol=0, atol=1e-11)  # a rounding of t times d lambda/dt, below 40,000
 
 
 @over("schedule", SCHEDULES)
@@ -231,10 +237,145 @@ def test_continuous_cosine_ends_at_log_snr_minus_15_unless_told_otherwise():
 
 
 @over("schedule", SCHEDULES)
-def test_the_prior_is_standard_normal(schedule):
-    # x_1 of data of unit variance: the end's alpha is below 0.02 but for the schedule ended at log-SNR -8.
-    assert SCHEDULES[schedule].prior_std == 1.0
-    assert float(SCHEDULES[schedule](1.0).sigma) == pytest.approx(1.0, abs=1e-3)
+def test_the_prior_has_the_spread_of_the_noise_at_the_end(schedule):
+    # Where alpha is 0.02 there or less, sigma is within 1e-3 of it; learned begins with an end at log-SNR -5.
+    schedule = SCHEDULES[schedule]
+    assert float(schedule(1.0).sigma) == pytest.approx(schedule.prior_std, rel=4e-3)
+
+
+# The constants of each paper.
+
+
+@pytest.mark.parametrize(
+    ("schedule", "t", "alpha", "sigma"),
+    [
+        (schedules.VE(), 1.0, 1.0, 50.0),
+        (schedules.VE(), 1e-300, 1.0, 0.01),
+        (schedules.VE(0.01, 1.0), 4 / 9, 1.0, 0.01 ** (5 / 9)),  # the fifth of NCSN's ten levels from below
+        (schedules.VESqrt(1000), 0.25, 1.0, 250**0.5),
+        (schedules.EDM(), 0.5, 1.0, 40.0),
+        (schedules.EDM(), 1.0, 1.0, 80.0),
+        (schedules.SubVP(), 1.0, math.exp(-5.025), 1 - math.exp(-10.05)),
+        (schedules.SubVP(), 0.5, math.exp(-19.9 / 16 - 0.025), 1 - math.exp(-19.9 / 8 - 0.05)),
+        (schedules.Flow(shift=3.0), 0.5, 0.25, 0.75),  # t' = 3 t/(1 + 2 t)
+        (schedules.VE(shift=2.0), 1.0, 1.0, 100.0),
+    ],
+)
+def test_a_schedule_has_the_levels_of_its_paper(schedule, t, alpha, sigma):
+    found = schedule(t)
+    assert float(found.alpha) == pytest.approx(alpha, rel=1e-14)
+    assert float(found.sigma) == pytest.approx(sigma, rel=1e-14)
+
+
+@pytest.mark.parametrize(("T", "end"), [(1000, 0.00466010), (100, None)])
+def test_scaled_linear_is_that_of_latent_diffusion(T, end):
+    table = schedules.scaled_linear(T)
+    root = torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64)
+    torch.testing.assert_close(betas(table), 1000 / T * root**2, rtol=2e-11, atol=0)
+    if end is not None:
+        assert alpha_bar(table, 1.0) == pytest.approx(end, rel=0, abs=5e-9)
+
+
+def test_the_other_tables_have_the_betas_of_their_code():
+    T = 1000
+    same = torch.full((T,), 0.02, dtype=torch.float64)
+    torch.testing.assert_close(betas(schedules.constant()), same, rtol=1e-9, atol=0)
+    root = torch.linspace(1e-4, 0.02, T, dtype=torch.float64).sqrt()
+    torch.testing.assert_close(betas(schedules.sqrt_linear()), root, rtol=1e-9, atol=0)
+    # jsd: beta_i = 1/(T - i + 1), so abar_i = 1 - i/T.
+    i = torch.arange(1, T, dtype=torch.float64)
+    torch.testing.assert_close(schedules.jsd()(i / T).alpha ** 2, 1 - i / T, rtol=1e-12, atol=0)
+    assert schedules.jsd()(1.0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("tau", [0.4, 1.0, 1.1])
+@pytest.mark.parametrize(("start", "end"), [(-3.0, 3.0), (0.0, 3.0)])
+def test_sigmoid_is_that_of_chen(tau, start, end):
+    def logistic(u):
+        return 1 / (1 + mpmath.exp(-mpmath.mpf(u) / mpmath.mpf(tau)))
+
+    schedule = schedules.Sigmoid(start, end, tau, zero_terminal_snr=True)
+    with mpmath.workdps(40):
+        for t in (1e-6, 0.1, 0.5, 0.9, 0.999):
+            u = start + mpmath.mpf(t) * (end - start)
+            expected = (logistic(end) - logistic(u)) / (logistic(end) - logistic(start))
+            # 1 - t is known to 1e-16 only, a thousandth of which is left at t = 0.999.
+            assert float(schedule(t).alpha ** 2) == pytest.approx(float(expected), rel=1e-12)
+            assert float(schedule(t).sigma ** 2) == pytest.approx(float(1 - expected), rel=1e-12)
+
+
+def test_zero_terminal_snr_is_algorithm_1_of_lin():
+    for T in (100, 1000):
+        plain, moved = linear(T), linear(T, zero_terminal_snr=True)
+        root = plain(plain.nodes[1:]).alpha
+        expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        torch.testing.assert_close(moved(plain.nodes[1:]).alpha, expected, rtol=1e-12, atol=1e-16)
+        assert moved(1.0) == (0.0, 1.0)
+        assert float(moved(1 / T).alpha) == pytest.approx(float(plain(1 / T).alpha), rel=1e-15)  # the first is kept
+
+
+def test_zero_terminal_snr_in_continuous_time_is_the_limit_of_the_table():
+    continuous, t = linear(T=None, zero_terminal_snr=True), torch.linspace(0.05, 0.95, 19).double()
+    gaps = [(linear(T, zero_terminal_snr=True)(t).alpha - continuous(t).alpha).abs().max() for T in (1000, 10_000)]
+    assert gaps[1] < 0.11 * gaps[0]  # first order in 1/T
+    assert continuous(1.0) == (0.0, 1.0)
+
+
+@over("schedule", [name for name in SCHEDULES if name not in ("learned",)])
+def test_a_schedule_at_one_level_is_what_the_formula_gives_there(schedule):
+    # level_of, which a shift goes by, against the formula at the time of the same log-SNR.
+    schedule, t = SCHEDULES[schedule], grid(50, low=0.01, high=0.9)
+    t = t[t < used(schedule)]
+    found, expected = schedule.level_of(schedule.log_snr_of(t)), schedule.level(t)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-13, atol=0)
+
+
+@pytest.mark.parametrize("make", [schedules.Linear, schedules.Flow, schedules.VE, schedules.SubVP])
+def test_a_shift_moves_log_snr_and_keeps_the_family(make):
+    plain, shifted, t = make(), make(shift=4.0), grid(50)
+    t = t[:-1]  # flow is at -infinity at the end
+    torch.testing.assert_close(shifted.log_snr(t), plain.log_snr(t) - 2 * math.log(4), rtol=1e-14, atol=1e-14)
+    alpha, sigma = shifted(t)
+    torch.testing.assert_close(2 * torch.log(alpha / sigma), shifted.log_snr(t), rtol=1e-11, atol=1e-11)
+    # Still of the family: alpha^2 + sigma^2 = 1, alpha + sigma = 1, alpha = 1, alpha^2 + sigma = 1.
+    of_family = {
+        schedules.Linear: alpha**2 + sigma**2,
+        schedules.Flow: alpha + sigma,
+        schedules.VE: alpha,
+        schedules.SubVP: alpha**2 + sigma,
+    }
+    torch.testing.assert_close(of_family[make], torch.ones_like(t), rtol=1e-14, atol=0)
+
+
+def test_the_posterior_of_the_unit_random_walk_is_that_of_its_derivation():
+    # x_i = x_{i-1} + z: q(x_{i-1}|x_i, x_0) = N((1 - 1/i) x_i + x_0/i, 1 - 1/i).
+    schedule, T = schedules.VESqrt(50), 50
+    for i in range(2, T + 1):
+        t, s = torch.tensor([i / T, (i - 1) / T], dtype=torch.float64)
+        large, small = posterior_variance(schedule(t), schedule(s))
+        assert float(large) == pytest.approx(1, rel=1e-12)
+        assert float(small) == pytest.approx(1 - 1 / i, rel=1e-12)
+        a, b = Mean(T).target_coefficients(schedule, t)  # of x0 and eps; x_i = x_0 + sqrt(i) eps
+        assert float(a) == 1
+        assert float(b) == pytest.approx((1 - 1 / i) * i**0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: schedules.Table([0.1, 1.2]), "between 0 and 1"),
+        (lambda: schedules.Table([1.0, 0.5]), "between 0 and 1"),
+        (lambda: schedules.Table([0.5]), "at least two"),
+        (lambda: schedules.VE(2.0, 1.0), "sigma_min=2.0"),
+        (lambda: schedules.Sigmoid(3.0, -3.0), "start=3.0"),
+        (lambda: schedules.Flow(shift=0.0), "shift=0"),
+        (lambda: schedules.VE(log_snr_min=30.0), "log_snr_min=30"),
+    ],
+)
+def test_a_senseless_schedule_is_refused(make, told):
+    with pytest.raises(ConfigError, match=told):
+        make()
 
 
 def test_a_coefficient_multiplies_sample_by_sample_in_the_dtype_of_x():

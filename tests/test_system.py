@@ -21,7 +21,7 @@ from denoiselab.randomness import SampleNoise, generator
 from denoiselab.samplers import DDPM
 from denoiselab.spacings import Trailing
 from denoiselab.system import DiffusionSystem
-from denoiselab.time_sampling import Stratified
+from denoiselab.time_sampling import Uniform
 from denoiselab.weightings import MinSNR, Simple
 
 
@@ -55,15 +55,18 @@ class Keeper(pl.Callback):
 class Seen(Objective):
     """The simple objective, which keeps the images and the conditions that it was handed."""
 
+    names = ("loss", "eps_mse")
+
     def __init__(self) -> None:
-        self.inner, self.time_sampler = WeightedMSE(Simple(), Stratified()), Stratified()
+        super().__init__(Uniform(stratified=True))
+        self.inner = WeightedMSE(Simple(), self.time_sampler)
         self.images: list[Tensor] = []
         self.times: list[Tensor] = []
 
-    def __call__(self, denoiser, x0, cond=None, *, t=None, eps=None):
+    def figures(self, denoiser, x0, cond, t, eps):
         self.images.append(x0.detach())
         self.times.append(t)
-        return self.inner(denoiser, x0, cond, t=t, eps=eps)
+        return self.inner.figures(denoiser, x0, cond, t, eps)
 
 
 def validated(system: DiffusionSystem, folder, batch_size: int = 8, source: Specks | None = None) -> dict[str, float]:
@@ -120,7 +123,8 @@ def test_a_stratified_batch_is_spread_evenly_over_time_also_in_training(tmp_path
     objective = Seen()
     fit(tiny_system(objective=objective), tmp_path, steps=3, batch_size=8)
     for k, times in enumerate(objective.times):
-        assert torch.equal(times, Stratified()(8, generator(0, "time", k))), "a shift of its own for each batch"
+        own = Uniform(stratified=True)(8, generator(0, "time", k))
+        assert torch.equal(times, own), "a shift of its own for each batch"
         assert torch.equal((times * 8).ceil().sort().values, torch.arange(1.0, 9, dtype=torch.float64))
 
 
@@ -155,8 +159,8 @@ def test_validation_tells_the_same_bits_each_time(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 4, 20, 100])
 def test_the_validation_loss_is_the_mean_over_the_images_whatever_the_batches(batch_size, tmp_path):
     """By hand, image by image: t_i = 1 - frac((i + 1/2) phi), phi the golden ratio's fraction, and eps_i of its own."""
-    pipeline, source, objective = tiny_pipeline(), Specks(), WeightedMSE(MinSNR(5.0), Stratified())
-    plain, total, eps_total = WeightedMSE(Simple(), Stratified()), 0.0, 0.0
+    pipeline, source, objective = tiny_pipeline(), Specks(), WeightedMSE(MinSNR(5.0), Uniform(stratified=True))
+    plain, total, eps_total = WeightedMSE(Simple(), Uniform(stratified=True)), 0.0, 0.0
     for i in range(21):
         batch = source.test.__getitems__([i])
         x0, cond = to_float(batch["image"]), pipeline.conditioner(batch)

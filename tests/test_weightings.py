@@ -1,14 +1,66 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from cases import SCHEDULES, WEIGHTINGS, grid, over
-from denoiselab.weightings import VLB, MinSNR, Simple
+from cases import SCHEDULES, VP, WEIGHTINGS, grid, over
+from denoiselab.schedules import VESqrt
+from denoiselab.weightings import SNR, VLB, VMSE, FlowMSE, MinSNR, RandomWalk, Simple
 
 
 def snr(schedule, t):
     alpha, sigma = schedule(t)
     return alpha**2 / sigma**2
+
+
+# The table of §3 of the design's science: the weight on the x0-MSE, by SNR, alpha and sigma.
+ON_X0 = {
+    "simple": lambda snr, alpha, sigma: snr,
+    "snr": lambda snr, alpha, sigma: snr + 1,
+    "truncated_snr": lambda snr, alpha, sigma: snr.clamp(min=1),
+    "min_snr": lambda snr, alpha, sigma: snr.clamp(max=5),
+    "p2": lambda snr, alpha, sigma: snr / (1 + snr),
+    "x0_mse": lambda snr, alpha, sigma: torch.ones_like(snr),
+    "edm": lambda snr, alpha, sigma: snr + 1 / 0.5**2,
+    "sigmoid": lambda snr, alpha, sigma: math.exp(2) * snr / (math.exp(2) + snr),
+    # |v - v_hat| = |x0 - x0_hat| (alpha^2 + sigma^2)/sigma and |u - u_hat| = |x0 - x0_hat| (alpha + sigma)/sigma.
+    "v_mse": lambda snr, alpha, sigma: ((alpha**2 + sigma**2) / sigma) ** 2,
+    "flow_mse": lambda snr, alpha, sigma: ((alpha + sigma) / sigma) ** 2,
+}
+
+
+@over("schedule", SCHEDULES)
+@over("weighting", ON_X0)
+def test_a_weighting_is_that_of_its_paper(schedule, weighting):
+    schedule, t = SCHEDULES[schedule], grid(300, high=0.99)
+    ratio = snr(schedule, t)
+    found = WEIGHTINGS[weighting](schedule, t) * ratio
+    torch.testing.assert_close(found, ON_X0[weighting](ratio, *schedule(t)), rtol=1e-11, atol=0)
+
+
+@over("schedule", VP)
+def test_snr_plus_one_is_the_v_mse_of_a_vp_schedule_and_snr_plus_zero_the_simple_loss(schedule):
+    schedule, t = SCHEDULES[schedule], grid(100, high=0.99)
+    torch.testing.assert_close(SNR(1.0)(schedule, t), VMSE()(schedule, t), rtol=1e-11, atol=0)
+    assert torch.equal(SNR(0.0)(schedule, t), Simple()(schedule, t))
+
+
+def test_flow_mse_on_the_flow_schedule_is_one_over_t_squared_on_x0():
+    t = grid(99, high=0.99)
+    on_x0 = FlowMSE()(SCHEDULES["flow"], t) * snr(SCHEDULES["flow"], t)
+    torch.testing.assert_close(on_x0, 1 / t**2, rtol=1e-12, atol=0)
+
+
+def test_the_unit_random_walk_weighs_step_i_by_one_over_two_i_squared():
+    T = 50
+    i = torch.arange(1, T + 1, dtype=torch.float64)
+    schedule = VESqrt(T)
+    on_x0 = RandomWalk(T)(schedule, i / T) * snr(schedule, i / T)
+    torch.testing.assert_close(on_x0, 1 / (2 * i**2), rtol=1e-11, atol=0)
+    # With the exact reverse variance 1 - 1/i it is 1/(2 i (i - 1)), half the fall of the SNR.
+    exact = (snr(schedule, (i[1:] - 1) / T) - snr(schedule, i[1:] / T)) / 2
+    torch.testing.assert_close(exact, 1 / (2 * i[1:] * (i[1:] - 1)), rtol=1e-11, atol=0)
 
 
 @over("schedule", SCHEDULES)

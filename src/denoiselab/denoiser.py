@@ -12,10 +12,15 @@ from denoiselab.schedules import Schedule, like
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t: x_t = alpha x0 + sigma eps. Both of the shape of x_t."""
+    """What a denoiser says of x_t: x_t = alpha x0 + sigma eps. All of the shape of x_t.
+
+    `variance` is iDDPM's f (eq. 15) of the reverse variance, log Sigma = f log beta + (1 - f) log beta-tilde, where the
+    network learns it.
+    """
 
     x0: Tensor
     eps: Tensor
+    variance: Tensor | None = None
 
 
 class DenoiseFn(Protocol):
@@ -25,38 +30,59 @@ class DenoiseFn(Protocol):
         """x_t: (B, ...), t: (B,); samplers give t in float64 on the CPU, which has it wherever x_t is."""
 
 
-class Denoiser(nn.Module):
-    """backbone(x_t, t, cond) -> F of the shape of x_t; the rest follows from the parameterization's coefficients.
+class Output(NamedTuple):
+    """What the network itself says, each of the shape and dtype of x_t."""
 
+    F: Tensor
+    variance: Tensor | None = None  # f, see Prediction
+
+
+class Denoiser(nn.Module):
+    """backbone(c_in x_t, label, cond) -> F of the shape of x_t; the rest follows from the parameterization.
+
+    With `learns_variance` the backbone has twice the channels: F and, -1 ... 1 for beta-tilde ... beta, the variance.
     Raises IncompatibleError where x0 does not follow from F at the schedule's end (eps at alpha = 0).
     """
 
-    def __init__(self, backbone: nn.Module, schedule: Schedule, parameterization: Parameterization) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: Schedule,
+        parameterization: Parameterization,
+        learns_variance: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.schedule = schedule
         self.parameterization = parameterization
-        end = torch.stack(parameterization.coefficients(schedule, torch.ones((), dtype=torch.float64)))
-        if not end.isfinite().all():
-            raise IncompatibleError(
-                f"{type(parameterization).__name__}-prediction says nothing about x0 at t = 1, where "
-                f"{type(schedule).__name__} has alpha = {schedule(1.0).alpha:.0f}; predict v or x0, "
-                "or end the schedule before that with log_snr_min=-15"
-            )
+        self.learns_variance = learns_variance
+        with torch.no_grad():
+            end = torch.stack(parameterization.coefficients(schedule, torch.ones((), dtype=torch.float64)))
+            if not end.isfinite().all():
+                raise IncompatibleError(
+                    f"{type(parameterization).__name__}-prediction says nothing about x0 at t = 1, where "
+                    f"{type(schedule).__name__} has alpha = {schedule(1.0).alpha:.3g}; predict v or x0, "
+                    "or end the schedule elsewhere with log_snr_min=-15"
+                )
 
-    def output(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
-        """F of the shape and dtype of x_t: (B, ...), for t: (B,), whatever precision the network has."""
+    def output(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Output:
+        """For x_t: (B, ...) and t: (B,), in the dtype of x_t whatever precision the network has."""
+        c_in, label = self.parameterization.network_input(self.schedule, t)
         weight = next(self.backbone.parameters(), x_t)
-        return self.backbone(x_t.to(weight.dtype), t, Cond() if cond is None else cond).to(x_t.dtype)
+        told = Cond() if cond is None else cond
+        F = self.backbone((like(c_in, x_t) * x_t).to(weight.dtype), label, told).to(x_t.dtype)
+        if not self.learns_variance:
+            return Output(F)
+        F, variance = F.chunk(2, dim=1)
+        return Output(F, (variance + 1) / 2)
+
+    def prediction(self, output: Output, x_t: Tensor, t: Tensor) -> Prediction:
+        """What the network's output says of x_t."""
+        c_skip, c_out, e_skip, e_out = (like(c, x_t) for c in self.parameterization.inverse(self.schedule, t))
+        return Prediction(c_skip * x_t + c_out * output.F, e_skip * x_t + e_out * output.F, output.variance)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        F = self.output(x_t, t, cond)
-        c_skip, c_out = self.parameterization.coefficients(self.schedule, t)
-        e_skip, e_out = self.parameterization.eps_coefficients(self.schedule, t)
-        return Prediction(
-            x0=like(c_skip, x_t) * x_t + like(c_out, x_t) * F,
-            eps=like(e_skip, x_t) * x_t + like(e_out, x_t) * F,
-        )
+        return self.prediction(self.output(x_t, t, cond), x_t, t)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Prediction:
         return super().__call__(*args, **kwargs)

@@ -11,10 +11,10 @@ from denoiselab import distributed
 from denoiselab.conditioning import Cond
 from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
-from denoiselab.objectives import Objective, WeightedMSE
+from denoiselab.objectives import Objective
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import SampleNoise, generator, reseed
-from denoiselab.weightings import Simple
+from denoiselab.time_sampling import LossSecondMoment
 
 
 class DiffusionSystem(pl.LightningModule):
@@ -44,7 +44,6 @@ class DiffusionSystem(pl.LightningModule):
         self.flip = flip
         self.description = description or {}
         self.ema.bind(pipeline)
-        self.eps_mse = WeightedMSE(Simple(), objective.time_sampler)
         self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
         self.validated_at = -1
         self.paused = 0.0  # seconds spent beside training, which its pace does not count
@@ -60,14 +59,27 @@ class DiffusionSystem(pl.LightningModule):
         x0, cond = self.encode(batch)
         cond = self.pipeline.conditioner.dropped(cond, rng)
         eps = torch.randn(x0.shape, generator=rng, device=x0.device, dtype=x0.dtype)
-        loss = self.objective(self.pipeline.denoiser, x0, cond, t=self.times(len(x0), batch_idx), eps=eps).mean()
+        times = self.times(len(x0) * self.trainer.world_size, batch_idx)
+        losses = self.objective(
+            self.pipeline.denoiser, x0, cond, t=times[self.global_rank :: self.trainer.world_size], eps=eps
+        )
+        self.remember(times, losses.detach())
+        loss = losses.mean()
         self.log("train/loss", loss)
         return loss
 
     def times(self, n: int, batch_idx: int) -> Tensor:
-        """This rank's part of the global batch's times: (n,), on the CPU, which has float64."""
-        every = self.objective.time_sampler(n * self.trainer.world_size, generator(self.seed, "time", batch_idx))
-        return every[self.global_rank :: self.trainer.world_size]
+        """The global batch's times: (n,), on the CPU, which has float64; every world_size-th is this rank's."""
+        schedule = self.pipeline.denoiser.schedule
+        return self.objective.time_sampler(n, generator(self.seed, "time", batch_idx), schedule=schedule).detach()
+
+    def remember(self, times: Tensor, losses: Tensor) -> None:
+        """Tells a time sampler that learns from losses those of the global batch, times: (n,), without their weight."""
+        sampler = self.objective.time_sampler
+        if isinstance(sampler, LossSecondMoment):
+            mine = range(self.global_rank, len(times), self.trainer.world_size)
+            every = distributed.collect(losses.double(), mine, len(times))
+            sampler.update(times, every / sampler.importance(times))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average follows at once, so that whatever looks at this step's weights finds this step's average."""
@@ -75,32 +87,33 @@ class DiffusionSystem(pl.LightningModule):
         self.ema.update()
 
     def on_validation_epoch_start(self) -> None:
-        self._totals = torch.zeros(3, dtype=torch.float64)
+        self._totals = torch.zeros(len(self.objective.names) + 1, dtype=torch.float64)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The loss of the averaged weights at times and noise that depend on the image's number alone.
 
-        Runs are thereby compared on the same (x_0, t, eps); the golden ratio spreads t evenly over any number of them.
+        Runs are thereby compared on the same (x_0, t, eps), where they share the distribution of t; the golden ratio
+        spreads its quantiles evenly over any number of images.
         """
-        t = 1 - (batch["index"].cpu().double() + 0.5) * (5**0.5 - 1) / 2 % 1
+        denoiser, u = self.pipeline.denoiser, 1 - (batch["index"].cpu().double() + 0.5) * (5**0.5 - 1) / 2 % 1
         with self.ema.swapped():
+            t = self.objective.time_sampler.quantile(u, denoiser.schedule)
             x0, cond = self.encode(batch)
             eps = SampleNoise(0, batch["index"].tolist(), "validation")(x0)
-            losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
-            eps_losses = self.eps_mse(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
-        sums = [losses.cpu().double().sum(), eps_losses.cpu().double().sum()]
+            figures = self.objective.figures(denoiser, x0, cond, t, eps)
+        sums = [figures[name].detach().cpu().double().sum() for name in self.objective.names]
         self._totals += torch.tensor([*sums, len(x0)], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
-        loss, eps_loss, count = distributed.all_sum(self._totals).tolist()
-        figures = {"val/loss": loss / count, "val/eps_mse": eps_loss / count}
+        *sums, count = distributed.all_sum(self._totals).tolist()
+        figures = {f"val/{name}": total / count for name, total in zip(self.objective.names, sums, strict=True)}
         self.log_dict(figures, logger=False)  # Lightning would give them the step before
         for logger in self.loggers:
             logger.log_metrics(figures, step=self.global_step)
         self.validated_at = self.global_step
 
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.pipeline.parameters() if p.requires_grad]
+        trained = [p for p in self.parameters() if p.requires_grad]
         optimizer, schedule = self.make_optimizer(trained, max_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

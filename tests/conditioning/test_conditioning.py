@@ -11,6 +11,7 @@ def cond(n=4, offset=0.0):
         vector=torch.arange(n)[:, None].expand(n, 3) + offset,
         concat=torch.arange(n)[:, None, None, None].expand(n, 2, 5, 5) + offset,
         tokens=torch.arange(n)[:, None, None].expand(n, 6, 7) + offset,
+        label=torch.arange(n) + int(offset),
     )
 
 
@@ -24,21 +25,21 @@ def same(a, b):
 def test_where_chooses_sample_by_sample_by_every_route():
     chosen = cond().where(torch.tensor([True, False, False, True]), cond(offset=100.0))
     for part in chosen:
-        assert part.flatten(1)[:, 0].tolist() == [0, 101, 102, 3]
-        assert (part == part.flatten(1)[:, 0].reshape(-1, *[1] * (part.ndim - 1))).all()
+        assert part.reshape(len(part), -1)[:, 0].tolist() == [0, 101, 102, 3]
+        assert (part == part.reshape(len(part), -1)[:, 0].reshape(-1, *[1] * (part.ndim - 1))).all()
 
 
 def test_cat_puts_one_batch_after_the_other_by_every_route():
     both = cond().cat(cond(offset=100.0))
     for part in both:
-        assert part.flatten(1)[:, 0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
+        assert part.reshape(len(part), -1)[:, 0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
 
 
 def test_a_route_not_taken_stays_so():
     nothing, vector = Cond(), Cond(vector=torch.zeros(2, 3))
     mask = torch.tensor([True, False])
     for made in (nothing.where(mask, nothing), nothing.cat(nothing)):
-        assert made == Cond(None, None, None)
+        assert made == Cond(None, None, None, None)
     for made in (vector.where(mask, vector), vector.cat(vector)):
         assert made.vector is not None
         assert made.concat is made.tokens is None
@@ -100,12 +101,23 @@ def test_a_generator_says_which_are_dropped():
     assert not same(first, other)
 
 
-def test_no_condition_is_told_to_nobody():
-    conditioner = Unconditional()
-    told = conditioner({"label": torch.arange(3)})
-    assert told == conditioner.null(told) == conditioner.dropped(told) == Cond(None, None, None)
+def test_no_condition_is_told_to_nobody_but_the_label_stays_beside_it():
+    conditioner, labels = Unconditional(), torch.arange(3)
+    told = conditioner({"label": labels})
+    assert told[:3] == conditioner.null(told)[:3] == conditioner.dropped(told)[:3] == (None, None, None)
+    assert torch.equal(told.label, labels)
+    assert conditioner.null(told).label.tolist() == [-1, -1, -1]
     assert (conditioner.vector_dim, conditioner.drop) == (0, 0.0)
     assert not list(conditioner.parameters())
+
+
+def test_a_dropped_sample_has_no_label_either():
+    conditioner = ClassLabel(3, dim=2, drop=0.5)
+    told = conditioner({"label": torch.zeros(100, dtype=torch.long)})
+    dropped = conditioner.dropped(told)
+    lost = (dropped.vector == conditioner.null(told).vector).all(1)
+    assert torch.equal(dropped.label, torch.where(lost, -1, 0))
+    assert 20 < int(lost.sum()) < 80
 
 
 def test_the_width_told_to_the_backbone_is_that_of_the_vector():

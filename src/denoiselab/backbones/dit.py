@@ -29,7 +29,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """x_t: (B, C, H, W), t: (B,) -> F of the shape of x_t; patches of patch x patch pixels are the tokens.
+    """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t in the channels; patch x patch pixels are a token.
 
     Raises ConfigError where the patch does not divide the image's sides, or the heads the width.
     """
@@ -43,6 +43,7 @@ class DiT(nn.Module):
         depth: int = 4,
         heads: int = 4,
         mlp_ratio: int = 4,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         channels, height, side = shape
@@ -59,7 +60,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, width, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.head = zeroed(nn.Linear(width, channels * patch**2))
+        self.head = zeroed(nn.Linear(width, outputs * channels * patch**2))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         embedding = self.embed(t, cond)
@@ -70,4 +71,4 @@ class DiT(nn.Module):
         patches = self.head(self.norm(tokens) * (1 + scale) + shift)
         p = self.patch
         grid = patches.unflatten(1, (self.rows, -1)).unflatten(-1, (-1, p, p))  # (B, rows, columns, C, p, p)
-        return grid.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+        return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(x), -1, *x.shape[2:])

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from denoiselab.backbones.layers import TimeEmbedding, zeroed
@@ -20,17 +21,45 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """x_t: (B, ...), t: (B,) -> F of the shape of x_t."""
+    """x_t: (B, ...), t: (B,) -> `outputs` tensors like x_t, one after the other along its first dimension."""
 
-    def __init__(self, shape: tuple[int, ...], cond_dim: int, width: int = 256, depth: int = 4) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], cond_dim: int, width: int = 256, depth: int = 4, outputs: int = 1
+    ) -> None:
         super().__init__()
         self.embed = TimeEmbedding(width, cond_dim)
         self.stem = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
-        self.head = zeroed(nn.Linear(width, math.prod(shape)))
+        self.shape = (outputs * shape[0], *shape[1:])
+        self.head = zeroed(nn.Linear(width, math.prod(self.shape)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         embedding, h = self.embed(t, cond), self.stem(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
-        return self.head(h).reshape(x.shape)
+        return self.head(h).unflatten(1, self.shape)
+
+
+class ReLUMLP(nn.Module):
+    """`depth` linear layers with ReLU between, and nothing else: no norms, no residuals (Li & He 2025, toy experiment).
+
+    The first layer sees x_t and the embedding of time and condition side by side; every hidden layer has `width` units,
+    so that data of more dimensions than that pass a bottleneck. x_t: (B, ...), t: (B,) -> `outputs` tensors like x_t,
+    one after the other along its first dimension.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], cond_dim: int, width: int = 256, depth: int = 5, outputs: int = 1
+    ) -> None:
+        super().__init__()
+        self.embed = TimeEmbedding(width, cond_dim)
+        self.stem = nn.Linear(math.prod(shape) + width, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 2))
+        self.shape = (outputs * shape[0], *shape[1:])
+        self.head = zeroed(nn.Linear(width, math.prod(self.shape)))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        h = self.stem(torch.cat([x.flatten(1), self.embed(t, cond)], 1)).relu()
+        for layer in self.layers:
+            h = layer(h).relu()
+        return self.head(h).unflatten(1, self.shape)

@@ -11,7 +11,7 @@ from denoiselab.conditioning.cond import Cond
 from denoiselab.errors import ConfigError
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(
         next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1), channels
     )
@@ -22,9 +22,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * outputs)
-        self.norm2, self.dropout = _norm(outputs), nn.Dropout(dropout)
+        self.norm2, self.dropout = group_norm(outputs), nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.norm, self.heads = _norm(channels), heads
+        self.norm, self.heads = group_norm(channels), heads
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zeroed(nn.Linear(channels, channels))
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """x_t: (B, C, H, W), t: (B,) -> F of the shape of x_t.
+    """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t, one after the other in the channels.
 
     channels: the width at full resolution; multipliers: the width of each resolution, each half the one before, as a
     multiple of it; attention: the sides, in pixels, at which there is self-attention.
@@ -79,6 +79,7 @@ class UNet(nn.Module):
         attention: Sequence[int] = (4,),
         heads: int = 4,
         dropout: float = 0.0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         image_channels, height, width = shape
@@ -117,7 +118,8 @@ class UNet(nn.Module):
                 current = wide
             if i > 0:
                 self.up.append(nn.Conv2d(wide, wide, 3, padding=1))
-        self.head = nn.Sequential(_norm(current), nn.SiLU(), zeroed(nn.Conv2d(current, image_channels, 3, padding=1)))
+        last = zeroed(nn.Conv2d(current, outputs * image_channels, 3, padding=1))
+        self.head = nn.Sequential(group_norm(current), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         embedding, h, skips = self.embed(t, cond), self.stem(x), []

@@ -10,6 +10,7 @@ class Cond(NamedTuple):
     vector: Tensor | None = None  # (B, D), added to the time embedding
     concat: Tensor | None = None  # (B, C, H, W), appended to the channels of x_t
     tokens: Tensor | None = None  # (B, L, D), attended to
+    label: Tensor | None = None  # int64 (B,), -1: none; for exact denoisers and classifiers, networks do not see it
 
     def where(self, mask: Tensor, other: "Cond") -> "Cond":
         """This condition where mask: (B,) is true, the other one elsewhere; sample by sample."""

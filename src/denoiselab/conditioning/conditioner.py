@@ -32,15 +32,17 @@ class Conditioner(nn.Module, ABC):
 
 
 class Unconditional(Conditioner):
+    """Tells the network nothing; the label stays beside it, for a classifier that guides or is trained."""
+
     def __init__(self) -> None:
         super().__init__()
         self.vector_dim, self.drop = 0, 0.0
 
     def forward(self, batch: dict[str, Tensor]) -> Cond:
-        return Cond()
+        return Cond(label=batch["label"])
 
     def null(self, cond: Cond) -> Cond:
-        return Cond()
+        return Cond(label=unlabelled(cond.label))
 
 
 class ClassLabel(Conditioner):
@@ -52,8 +54,14 @@ class ClassLabel(Conditioner):
         self.embedding = nn.Embedding(num_classes + 1, dim)
 
     def forward(self, batch: dict[str, Tensor]) -> Cond:
-        return Cond(vector=self.embedding(batch["label"]))
+        return Cond(vector=self.embedding(batch["label"]), label=batch["label"])
 
     def null(self, cond: Cond) -> Cond:
         assert cond.vector is not None
-        return Cond(vector=self.embedding.weight[self.num_classes].expand_as(cond.vector))
+        null = self.embedding.weight[self.num_classes].expand_as(cond.vector)
+        return Cond(vector=null, label=unlabelled(cond.label))
+
+
+def unlabelled(label: Tensor | None) -> Tensor | None:
+    """-1, which is no class, for each sample."""
+    return None if label is None else torch.full_like(label, -1)

@@ -1,0 +1,47 @@
+"""How the error of eps is measured: w |eps - eps_hat|^2, or another norm in the square's place.
+
+The error is known in the network's output space, eps - eps_hat = e_out (F* - F); weights and e_out are put together in
+float64 before they meet it, so that no product overflows where one is large and the other small.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from denoiselab.errors import ConfigError
+from denoiselab.schedules import like
+
+
+class Norm(ABC):
+    @abstractmethod
+    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+        """weight times the norm of `scale` error, of the shape of error: (B, ...); scale and weight: (B,), float64."""
+
+
+class L2(Norm):
+    """|e|^2."""
+
+    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+        return like(weight * scale**2, error) * error.square()
+
+
+class L1(Norm):
+    """|e|."""
+
+    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+        return like(weight * scale.abs(), error) * error.abs()
+
+
+class Huber(Norm):
+    """|e|^2 up to delta, delta (2 |e| - delta) beyond, where it grows no faster (Huber 1964, twice his)."""
+
+    def __init__(self, delta: float = 1.0) -> None:
+        """Raises ConfigError for a delta that is not above 0."""
+        if delta <= 0:
+            raise ConfigError(f"norm.delta={delta} makes no sense; allowed: above 0")
+        self.delta = delta
+
+    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+        size, weight = like(scale.abs(), error) * error.abs(), like(weight, error)
+        return weight * torch.where(size <= self.delta, size.square(), self.delta * (2 * size - self.delta))
