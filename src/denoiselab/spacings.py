@@ -1,6 +1,9 @@
 """Inference grids: at which times t_0 > t_1 > ... > t_N = 0 a sampler evaluates the denoiser (at all but the last)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,7 +36,8 @@ class Trailing(Spacing):
 class Leading(Spacing):
     """The steps 1, 1 + T//N, 1 + 2 T//N, ... of a T-step diffusion, downwards (DDPM's and DDIM's code).
 
-    It never visits t = 1: pure noise is taken for x at t_0 < 1, which biases images towards grey (Lin 2023).
+    It is guided-diffusion's "ddimN" where N divides T. It never visits t = 1: pure noise is taken for x at t_0 < 1,
+    which biases images towards grey (Lin 2023).
     """
 
     def __init__(self, T: int = 1000) -> None:
@@ -41,13 +45,96 @@ class Leading(Spacing):
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         _check(steps, self.T)
-        visited = torch.arange(steps, dtype=torch.float64) * (self.T // steps) + 1
-        return torch.cat([visited.flip(0) / self.T, torch.zeros(1, dtype=torch.float64)])
+        return _visiting([i * (self.T // steps) for i in range(steps)], self.T)
+
+
+class Linspace(Spacing):
+    """Even from a T-step diffusion's last step to its first, both visited, rounded (Lin 2023, table 2)."""
+
+    def __init__(self, T: int = 1000) -> None:
+        self.T = T
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        _check(steps, self.T)
+        # Downwards, so that one step alone is from t = 1.
+        downwards = [round((self.T - 1) * (1 - Fraction(i, max(1, steps - 1)))) for i in range(steps)]
+        return _visiting(downwards[::-1], self.T)
+
+
+class Quadratic(Spacing):
+    """The steps 1 + floor(0.8 T (i/(N - 1))^2) of a T-step diffusion, i = 0 ... N - 1 (DDIM's code, "quad").
+
+    Where that names a step twice, the next one takes the second place. Like `Leading` it never visits t = 1.
+    """
+
+    def __init__(self, T: int = 1000) -> None:
+        self.T = T
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        _check(steps, self.T)
+        visited: list[int] = []
+        for i in range(steps):
+            part = Fraction(i, steps - 1) if steps > 1 else Fraction(1)
+            visited.append(max(int(Fraction(4, 5) * self.T * part**2), visited[-1] + 1 if visited else 0))
+        return _visiting(visited, self.T)
+
+
+class Sections(Spacing):
+    """A T-step diffusion cut into equal sections, from the data's end; counts[j] steps, even and rounded, in section j.
+
+    guided-diffusion's space_timesteps (iDDPM, Nichol 2021, §4): counts [250] is its "250", and null is [steps]. Raises
+    ConfigError where a section has fewer steps than its count, or the counts do not add up to the sampler's steps.
+    """
+
+    def __init__(self, T: int = 1000, counts: Sequence[int] | None = None) -> None:
+        self.T, self.counts = T, None if counts is None else list(counts)
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        counts = [steps] if self.counts is None else self.counts
+        if sum(counts) != steps:
+            raise ConfigError(f"spacing.counts={counts} add up to {sum(counts)}; take sampler.steps={sum(counts)}")
+        visited: list[int] = []
+        size, larger = divmod(self.T, len(counts))
+        start = 0
+        for section, count in enumerate(counts):
+            end = start + size + (section < larger)
+            if not 1 <= count <= end - start or int(count) != count:
+                raise ConfigError(
+                    f"spacing.counts={counts} asks for {count} of the {end - start} steps in section {section + 1}; "
+                    f"allowed: whole numbers from 1 to {end - start}"
+                )
+            visited += [start + round(Fraction(i * (end - start - 1), max(1, count - 1))) for i in range(count)]
+            start = end
+        return _visiting(visited, self.T)
 
 
 def _check(steps: int, T: int | None) -> None:
     if T is not None and steps > T:
         raise ConfigError(f"sampler.steps={steps} is more than spacing.T={T}, the steps there are; take fewer")
+
+
+def _visiting(steps: Sequence[int], T: int) -> Tensor:
+    """The grid of a T-step diffusion's steps, which are ascending and counted from 0: step i is t = (i + 1)/T."""
+    ascending = torch.tensor([0, *(i + 1 for i in steps)], dtype=torch.float64)
+    return ascending.flip(0) / T
+
+
+class Custom(Spacing):
+    """The given times, then 0. Raises ConfigError unless they descend in (0, 1] and are as many as the steps."""
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self.times = list(times)
+        if not self.times or not all(t > s for t, s in pairwise([*self.times, 0.0])):
+            raise ConfigError(f"spacing.times={self.times} do not descend to above 0; write them as [1,0.6,0.3]")
+        if self.times[0] > 1:
+            raise ConfigError(f"spacing.times={self.times} begin above 1, which is pure noise; allowed: up to 1")
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        if steps != len(self.times):
+            raise ConfigError(
+                f"sampler.steps={steps}, but spacing.times are {len(self.times)}; take sampler.steps={len(self.times)}"
+            )
+        return torch.tensor([*self.times, 0.0], dtype=torch.float64)
 
 
 class LogSNR(Spacing):
@@ -60,10 +147,40 @@ class LogSNR(Spacing):
         self.t_min = t_min
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        first = schedule.log_snr(1.0)
+        first, last = schedule.log_snr(1.0), schedule.log_snr(self.t_min)
         if not first.isfinite():
             first = schedule.log_snr(1 - self.t_min)
-        log_snr = torch.linspace(float(first), float(schedule.log_snr(self.t_min)), steps, dtype=torch.float64)
-        grid = torch.cat([schedule.time(log_snr), torch.zeros(1, dtype=torch.float64)])
-        grid[0] = 1.0
-        return grid
+        if first >= last:
+            raise ConfigError(f"spacing.t_min={self.t_min} leaves nothing of this schedule; take a smaller one")
+        return _from_noise(schedule, torch.linspace(float(first), float(last), steps, dtype=torch.float64))
+
+
+class Karras(Spacing):
+    """n = sigma/alpha with n^(1/rho) even from `sigma_max` to `sigma_min`, then 0 (EDM, Karras 2022, eq. 5).
+
+    The schedule's own range of n limits both, and t = 1 takes the first point's place. Raises ConfigError where nothing
+    is left of the range.
+    """
+
+    def __init__(self, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        self.rho, self.sigma_min, self.sigma_max = rho, sigma_min, sigma_max
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        # ve starts at sigma_min > 0: n of the smallest time that is not yet 0.
+        low, high = (float(torch.exp(-schedule.log_snr(t) / 2)) for t in (1e-9, 1.0))
+        first, last = min(self.sigma_max, high), max(self.sigma_min, low)
+        if first <= last:
+            raise ConfigError(
+                f"spacing.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} leave nothing of this schedule's "
+                f"sigma/alpha, which is from {low:.3g} to {high:.3g}; give a range inside, the smaller one first"
+            )
+        root = 1 / self.rho
+        n = torch.linspace(first**root, last**root, steps, dtype=torch.float64) ** self.rho
+        return _from_noise(schedule, -2 * torch.log(n))
+
+
+def _from_noise(schedule: Schedule, log_snr: Tensor) -> Tensor:
+    """The grid at which log-SNR has these values, but from t = 1, and to 0."""
+    grid = torch.cat([schedule.time(log_snr), torch.zeros(1, dtype=torch.float64)])
+    grid[0] = 1.0
+    return grid

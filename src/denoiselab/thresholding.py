@@ -1,5 +1,6 @@
 """Predictions outside the data's range. The order: guide, then clip x0, then eps again from the clipped x0."""
 
+import math
 from abc import ABC, abstractmethod
 
 from torch import Tensor
@@ -34,3 +35,23 @@ class Clip(Threshold):
 
     def limit(self, x0: Tensor) -> Tensor:
         return x0.clamp(self.low, self.high)
+
+
+class Dynamic(Threshold):
+    """x0 clipped to [-s, s] and divided by s, s the `percentile` of |x0| in that sample, at least 1 (Imagen, §2.3).
+
+    Between two values the percentile is linear. Raises ConfigError for a percentile outside (0, 1].
+    """
+
+    def __init__(self, percentile: float = 0.995) -> None:
+        if not 0 < percentile <= 1:
+            raise ConfigError(f"threshold.percentile={percentile} makes no sense; allowed: above 0 to 1")
+        self.percentile = percentile
+
+    def limit(self, x0: Tensor) -> Tensor:
+        # Not torch.quantile, which refuses batches of more than 16 million numbers.
+        magnitude = x0.abs().reshape(len(x0), -1).sort(dim=1).values
+        place = self.percentile * (magnitude.shape[1] - 1)
+        below, above = magnitude[:, math.floor(place)], magnitude[:, math.ceil(place)]
+        s = like((below + (place % 1) * (above - below)).clamp(min=1.0), x0)
+        return x0.clamp(-s, s) / s

@@ -1,12 +1,17 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
+from torch import Tensor
 
 from cases import SCHEDULES, SPACINGS, VP, moments, over
 from denoiselab.analytic import Gaussian
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.samplers import DDPM
-from denoiselab.schedules import linear
-from denoiselab.spacings import Trailing
+from denoiselab.samplers.sampler import posterior_variance
+from denoiselab.schedules import Schedule, linear
+from denoiselab.spacings import LogSNR, Spacing, Trailing
 
 
 @over("schedule", SCHEDULES)
@@ -66,6 +71,123 @@ def test_a_step_of_the_whole_chain_is_ddpm_s_algorithm_2():
             torch.testing.assert_close(found, mean + torch.sqrt(expected) * z, rtol=0, atol=1e-13)
 
 
+def exact_fraction(schedule: Schedule, t: Tensor, s: Tensor, std: float) -> float:
+    """f of the variance that x_s has given x_t, for data N(m, std^2).
+
+    That is beta-tilde, given x_0 too, and what x_0 = E[x_0|x_t] +- sqrt(std^2 sigma_t^2/V_t) adds through the mean.
+    """
+    (alpha_t, sigma_t), alpha_s = schedule(t), schedule(s).alpha
+    beta, beta_tilde = posterior_variance(schedule(t), schedule(s))
+    of_x0 = alpha_s * beta / sigma_t**2
+    unknown = std**2 * sigma_t**2 / (alpha_t**2 * std**2 + sigma_t**2)
+    return float(torch.log1p(of_x0**2 * unknown / beta_tilde) / torch.log(beta / beta_tilde))
+
+
+@over("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [2, 3, 10, 50])
+def test_with_the_exact_fraction_learned_at_each_level_every_state_has_the_exact_law(schedule, steps):
+    schedule, mean, std = SCHEDULES[schedule], 0.3, 0.5
+    times = LogSNR()(steps, schedule)
+    below = {float(t): s for t, s in pairwise(times)}
+    exact = Gaussian(schedule, mean, std)
+
+    def denoise(x, t):
+        s = below[float(t[0])]
+        f = exact_fraction(schedule, t[0], s, std) if s > 0 else 0.0
+        return exact(x, t)._replace(variance=torch.full_like(x, f))
+
+    (alpha, sigma), sampler = schedule(1.0), DDPM(steps, LogSNR(), variance="learned")
+    start = float(alpha) * mean, math.hypot(float(alpha) * std, float(sigma))
+    *states, _ = moments(sampler, denoise, schedule, *start)
+    for s, found_mean, found_std in states:
+        alpha, sigma = map(float, schedule(s))
+        # Sums of numbers of the size of x at the noisier end, prior_std; a few roundings a step.
+        assert found_mean == pytest.approx(alpha * mean, abs=1e-13 * schedule.prior_std)
+        assert found_std == pytest.approx(math.hypot(alpha * std, sigma), rel=1e-9)
+
+
+@over("schedule", VP)
+def test_for_narrower_data_than_the_unit_normal_the_exact_fraction_lies_between_the_two_variances(schedule):
+    schedule = SCHEDULES[schedule]
+    for t, s in pairwise(LogSNR()(10, schedule)[:-1]):
+        fractions = [exact_fraction(schedule, t, s, std) for std in (0.0, 0.1, 0.5, 0.9, 1.0)]
+        assert fractions == sorted(fractions)
+        assert fractions[0] == 0  # "small" is right for one point
+        # And "large" for N(0, I); f is over the log of a ratio that comes to within 1e-7 of 1.
+        assert fractions[-1] == pytest.approx(1, abs=1e-7)
+
+
+@over("schedule", SCHEDULES)
+def test_an_interpolated_step_with_the_exact_fraction_has_the_exact_law(schedule):
+    schedule = SCHEDULES[schedule]
+    t, s = torch.tensor([0.7, 0.4], dtype=torch.float64)
+    sampler = DDPM(1, Between(t, s), "interpolated", exact_fraction(schedule, t, s, std=0.5))
+    (alpha, sigma), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    start = float(alpha) * 0.3, math.hypot(float(alpha) * 0.5, float(sigma))
+    ((_, mean, std),) = moments(sampler, Gaussian(schedule, 0.3, 0.5), schedule, *start)
+    assert mean == pytest.approx(float(alpha_s) * 0.3, abs=1e-13 * schedule.prior_std)
+    assert std == pytest.approx(math.hypot(float(alpha_s) * 0.5, float(sigma_s)), rel=1e-12)
+
+
+class Between(Spacing):
+    def __init__(self, *times: Tensor) -> None:
+        self.times = torch.stack(times)
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        return self.times
+
+
+def added(variance: str, fraction: float = 0.5, f: Tensor | None = None) -> Tensor:
+    """The noise that a step adds, (2, 3) for z = 1."""
+    schedule, x = SCHEDULES["cosine"], torch.zeros(2, 3, dtype=torch.float64)
+    t, s = torch.tensor([0.7, 0.4], dtype=torch.float64)
+    denoise = lambda x, t: Gaussian(schedule)(x, t)._replace(variance=f)  # noqa: E731
+    return DDPM(1, Trailing(), variance, fraction).step(denoise, schedule, x, t, s, None, torch.ones_like)[0]
+
+
+def test_half_of_each_is_the_geometric_mean_and_the_ends_are_small_and_large():
+    small, large = added("small"), added("large")
+    # A power and a root: a rounding or two.
+    torch.testing.assert_close(added("interpolated", 0.5) ** 2, small * large, rtol=1e-15, atol=0)
+    assert torch.equal(added("interpolated", 0.0), small)
+    assert torch.equal(added("interpolated", 1.0), large)
+
+
+def test_a_learned_variance_is_each_number_s_own_and_may_leave_the_two_bounds():
+    f = torch.tensor([[0.0, 1.0, 0.5], [-0.3, 0.25, 1.2]], dtype=torch.float64)
+    expected = added("small") ** (1 - f) * added("large") ** f
+    torch.testing.assert_close(added("learned", f=f), expected, rtol=1e-15, atol=0)
+
+
+def test_a_learned_variance_in_float32_leaves_the_state_s_precision():
+    f = torch.full((2, 3), 0.5)
+    assert added("learned", f=f).dtype == torch.float64
+    assert added("learned", f=f).allclose(added("interpolated", 0.5))
+
+
+def test_a_variance_that_was_not_learned_is_told_in_one_line():
+    with pytest.raises(IncompatibleError, match=r"sampler\.variance=learned needs a model trained with loss=hybrid"):
+        added("learned")
+
+
+def test_a_step_computes_each_level_once():
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(linear(), name)
+
+        def __call__(self, t):
+            asked.append(float(t))
+            return SCHEDULES["linear"](t)
+
+    asked: list[float] = []
+    denoise = Gaussian(SCHEDULES["linear"])
+    DDPM(3, Trailing())(denoise, Counting(), torch.randn(2))
+    assert len(asked) == 2 * 3
+
+
 def test_another_variance_is_refused_with_what_is_allowed():
-    with pytest.raises(ConfigError, match=r"sampler\.variance is 'medium'; allowed are small and large"):
+    told = r"sampler\.variance is 'medium'; allowed are small, large, interpolated, learned"
+    with pytest.raises(ConfigError, match=told):
         DDPM(10, Trailing(), variance="medium")
+    with pytest.raises(ConfigError, match=r"sampler\.fraction=1\.5"):
+        DDPM(10, Trailing(), variance="interpolated", fraction=1.5)

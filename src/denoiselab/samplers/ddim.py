@@ -28,9 +28,9 @@ class DDIM(Sampler):
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
     ) -> tuple[Tensor, Any]:
         prediction = denoise(x, batched(t, x))
-        alpha_s, sigma_s = schedule(s)
+        alpha_s, sigma_s = at_s = schedule(s)
         if self.eta == 0:
             return alpha_s * prediction.x0 + sigma_s * prediction.eps, None
-        variance = self.eta**2 * posterior_variance(schedule, t, s)[1]
+        variance = self.eta**2 * posterior_variance(schedule(t), at_s)[1]
         x = alpha_s * prediction.x0 + torch.sqrt(sigma_s**2 - variance) * prediction.eps
         return (x + torch.sqrt(variance) * noise(x) if variance > 0 else x), None

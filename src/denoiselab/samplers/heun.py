@@ -6,20 +6,17 @@ In y = x/alpha and n = sigma/alpha every schedule has the same ODE, dy/dn = eps_
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
+from denoiselab.samplers.edm import Churn
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
 
 class Heun(Sampler):
-    """s_churn: how much noise is added anew, over all steps, where n is in [s_min, s_max]; s_noise scales it.
-
-    s_churn 0 is deterministic. No noise is added beyond that of the schedule's end.
-    """
+    """s_churn, s_min, s_max, s_noise: see `Churn`; s_churn 0 is deterministic."""
 
     def __init__(
         self,
@@ -31,13 +28,12 @@ class Heun(Sampler):
         s_noise: float = 1.0,
     ) -> None:
         super().__init__(steps, spacing)
-        self.s_churn, self.s_min, self.s_max, self.s_noise = s_churn, s_min, s_max, s_noise
+        self.churn = Churn(steps, s_churn, s_min, s_max, s_noise)
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
     ) -> tuple[Tensor, Any]:
-        if self.s_churn > 0:
-            x, t = self.churn(schedule, x, t, noise)
+        x, t = self.churn(schedule, x, t, noise)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         now = denoise(x, batched(t, x))
         euler = alpha_s * now.x0 + sigma_s * now.eps
@@ -46,14 +42,3 @@ class Heun(Sampler):
         then = denoise(euler, batched(s, x))
         dn = sigma_s / alpha_s - sigma_t / alpha_t
         return alpha_s / alpha_t * x + alpha_s * dn * (now.eps + then.eps) / 2, None
-
-    def churn(self, schedule: Schedule, x: Tensor, t: Tensor, noise: NoiseFn) -> tuple[Tensor, Tensor]:
-        """(x, t) -> the same sample with more noise, at the time where n has grown by the factor 1 + gamma."""
-        alpha_t, sigma_t = schedule(t)
-        gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
-        later = schedule.time(schedule.log_snr(t) - 2 * math.log1p(gamma))
-        if alpha_t == 0 or later <= t or not self.s_min <= sigma_t / alpha_t <= self.s_max:
-            return x, t
-        alpha, sigma = schedule(later)
-        added = torch.sqrt((sigma / alpha) ** 2 - (sigma_t / alpha_t) ** 2) if alpha > 0 else torch.zeros(())
-        return (alpha / alpha_t * x + alpha * added * self.s_noise * noise(x), later) if added > 0 else (x, t)

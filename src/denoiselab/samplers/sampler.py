@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn, Prediction
 from denoiselab.errors import ConfigError
-from denoiselab.schedules import Schedule
+from denoiselab.schedules import Level, Schedule
 from denoiselab.spacings import Spacing
 
 NoiseFn = Callable[[Tensor], Tensor]
@@ -60,18 +60,24 @@ class Sampler(ABC):
         on_step: Callable[[Step], object] | None = None,
     ) -> Tensor:
         """x_0 of the shape and dtype of x_T: (B, ...), which is schedule.prior_std times standard normal noise."""
-
-        def precise(x_t: Tensor, t: Tensor) -> Prediction:
-            prediction = denoise(x_t, t)
-            return prediction._replace(x0=prediction.x0.to(x_t.dtype), eps=prediction.eps.to(x_t.dtype))
-
+        denoise = precise(denoise)
         times = self.spacing(self.steps, schedule).cpu().unbind()
         x, state = x_T, None
         for index, (t, s) in enumerate(pairwise(times)):
-            x, state = self.step(precise, schedule, x, t, s, state, noise)
+            x, state = self.step(denoise, schedule, x, t, s, state, noise)
             if on_step is not None:
                 on_step(Step(index, len(times) - 1, t, s, x))
         return x
+
+
+def precise(denoise: DenoiseFn) -> DenoiseFn:
+    """The same denoiser, whose predictions have the state's dtype."""
+
+    def denoise_precisely(x_t: Tensor, t: Tensor) -> Prediction:
+        prediction = denoise(x_t, t)
+        return prediction._replace(x0=prediction.x0.to(x_t.dtype), eps=prediction.eps.to(x_t.dtype))
+
+    return denoise_precisely
 
 
 def batched(t: Tensor, x: Tensor) -> Tensor:
@@ -79,8 +85,14 @@ def batched(t: Tensor, x: Tensor) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64).expand(len(x))
 
 
-def posterior_variance(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+def posterior_variance(at_t: Level, at_s: Level) -> tuple[Tensor, Tensor]:
     """(var_ts, var_ts sigma_s^2/sigma_t^2) for s < t, of q(x_t|x_s) and q(x_s|x_t, x_0): DDPM's beta and beta-tilde."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = at_t, at_s
     var_ts = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
     return var_ts, var_ts * (sigma_s / sigma_t) ** 2
+
+
+def half_log_snr_step(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """h = log(alpha_s/sigma_s) - log(alpha_t/sigma_t) >= 0 for s < t: 0 where nothing moves, infinite at either end."""
+    start, end = schedule.log_snr(t), schedule.log_snr(s)
+    return torch.where(start < end, (end - start) / 2, 0.0)

@@ -1,0 +1,71 @@
+"""Euler's method on the probability-flow ODE, and its ancestral form.
+
+In y = x/alpha and n = sigma/alpha every schedule has the same ODE, dy/dn = eps_hat (EDM, Karras 2022, §3), and
+y_t - n_t eps_hat is x0_hat. So Euler's step y_t + (n_s - n_t) eps_hat is x_s = alpha_s x0_hat + sigma_s eps_hat, a form
+with no division by alpha_t: it holds at alpha_t = 0 too.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import DenoiseFn
+from denoiselab.errors import ConfigError
+from denoiselab.samplers.edm import Churn
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
+from denoiselab.schedules import Schedule
+from denoiselab.spacings import Spacing
+
+
+class Euler(Sampler):
+    """EDM's algorithm 2 without its correction: DDIM with eta = 0, or on flow x + (s - t) v; order 1.
+
+    s_churn, s_min, s_max, s_noise: see `Churn`.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        spacing: Spacing,
+        s_churn: float = 0.0,
+        s_min: float = 0.0,
+        s_max: float = math.inf,
+        s_noise: float = 1.0,
+    ) -> None:
+        super().__init__(steps, spacing)
+        self.churn = Churn(steps, s_churn, s_min, s_max, s_noise)
+
+    def step(
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
+    ) -> tuple[Tensor, Any]:
+        x, t = self.churn(schedule, x, t, noise)
+        alpha_s, sigma_s = schedule(s)
+        prediction = denoise(x, batched(t, x))
+        return alpha_s * prediction.x0 + sigma_s * prediction.eps, None
+
+
+class EulerAncestral(Sampler):
+    """Euler's step down to n_down, then noise up to n_s (k-diffusion's sample_euler_ancestral).
+
+    n_up^2 = eta^2 n_s^2 (n_t^2 - n_s^2)/n_t^2 and n_down^2 = n_s^2 - n_up^2. It is DDIM with the same eta, so eta = 1
+    is DDPM with the small variance and eta = 0 is Euler; weak order 1. Raises ConfigError for an eta outside [0, 1].
+    """
+
+    def __init__(self, steps: int, spacing: Spacing, eta: float = 1.0) -> None:
+        super().__init__(steps, spacing)
+        if not 0 <= eta <= 1:
+            raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
+        self.eta = eta
+
+    def step(
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
+    ) -> tuple[Tensor, Any]:
+        prediction = denoise(x, batched(t, x))
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        n_ratio = (sigma_s * alpha_t / (alpha_s * sigma_t)).clamp(max=1.0)  # n_s/n_t, which is 0 at alpha_t = 0
+        up = self.eta * sigma_s * torch.sqrt(1 - n_ratio**2)  # alpha_s n_up
+        down = torch.sqrt(sigma_s**2 - up**2)  # alpha_s n_down
+        x = alpha_s * prediction.x0 + down * prediction.eps
+        return (x + up * noise(x) if up > 0 else x), None

@@ -1,0 +1,50 @@
+"""Predictor-corrector (Score-SDE, Song 2021, algorithms 1, 4 and 5): Langevin steps at a level, then DDPM's down.
+
+The corrector's step x <- x - eps' eps_hat/sigma + sqrt(2 eps') z has the size eps' = 2 (r |z|/|score|)^2, with
+|score| = |eps_hat|/sigma. So it is a `langevin_step` with epsilon = 4 r^2 |z|^2/|eps_hat|^2, which knows nothing of the
+schedule. (Algorithm 5 has a factor 1 - beta_i besides, which is near 1.)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import DenoiseFn
+from denoiselab.errors import ConfigError
+from denoiselab.samplers.ddpm import DDPM
+from denoiselab.samplers.langevin import langevin_step
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
+from denoiselab.schedules import Schedule
+from denoiselab.spacings import Spacing
+
+
+class PredictorCorrector(Sampler):
+    """`snr` is r. The norms are each sample's own, not the batch's mean as in its code; steps (M + 1) evaluations.
+
+    In many dimensions the corrector rests at 1 + r^2 times the variance of a Gaussian x_t. Raises ConfigError for an
+    snr that is not above 0 or a negative number M of corrector steps.
+    """
+
+    def __init__(self, steps: int, spacing: Spacing, snr: float = 0.16, corrector_steps: int = 1) -> None:
+        super().__init__(steps, spacing)
+        if snr <= 0:
+            raise ConfigError(f"sampler.snr={snr} makes no sense; allowed: above 0")
+        if corrector_steps < 0:
+            raise ConfigError(f"sampler.corrector_steps={corrector_steps} makes no sense; allowed: at least 0")
+        self.snr, self.corrector_steps = snr, corrector_steps
+        self.predictor = DDPM(steps, spacing)
+
+    def step(
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
+    ) -> tuple[Tensor, Any]:
+        sigma_t = schedule(t).sigma
+        for _ in range(self.corrector_steps):
+            eps, z = denoise(x, batched(t, x)).eps, noise(x)
+            x = langevin_step(x, eps, sigma_t, self.epsilon(eps, z), z)
+        return self.predictor.step(denoise, schedule, x, t, s, state, noise)
+
+    def epsilon(self, eps: Tensor, z: Tensor) -> Tensor:
+        """(B,), at most 1, so that no sample of few numbers whose |eps_hat| is next to 0 takes a wild step."""
+        score, wanted = (part.reshape(len(part), -1).square().sum(1).double() for part in (eps, 2 * self.snr * z))
+        return torch.minimum(wanted, score) / score.clamp(min=torch.finfo(torch.float64).tiny)
