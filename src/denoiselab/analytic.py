@@ -1,29 +1,318 @@
-"""Exact denoisers, with which schedules, spacings, samplers and guidance are judged with no trained network at all."""
+"""Exact denoisers, with which schedules, spacings, samplers and guidance are judged with no trained network at all.
+
+E[x_0|x_t] and E[eps|x_t] under x_t = alpha x_0 + sigma eps, for data of two kinds.
+
+Gaussians: x_0 from component k with chance w_k, then x_0 ~ N(mu_k, Sigma_k), Sigma_k = Q_k diag(lambda_k) Q_k^T. In the
+coordinates z_k = Q_k^T (x_t - alpha mu_k), of variance v_k = alpha^2 lambda_k + sigma^2, each dimension is on its own:
+    E[x_0|x_t, k] = mu_k + Q_k (alpha lambda_k/v_k) z_k,    E[eps|x_t, k] = Q_k (sigma/v_k) z_k,
+and the answers are summed with the responsibilities softmax(log w_k + log p_t(x_t|k)), p_t(x_t|k) = N(z_k; 0, v_k).
+A set of points: weights softmax(-|x_t - alpha x_i|^2/(2 sigma^2)), the optimal denoiser of a training set.
+
+At sigma = 0, x_t says nothing of eps, and E[eps|x_t] = 0. A class that is asked for (cond.label: (B,), -1 for none)
+restricts each sample to the components or points of that class.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from denoiselab.conditioning.cond import Cond
 from denoiselab.denoiser import Prediction
-from denoiselab.schedules import Schedule, like
+from denoiselab.errors import ConfigError
+from denoiselab.schedules import Schedule, as_time
+
+MOST_VALUES = 4096  # of one image whose covariance is taken: 4096 x 4096 float64 are 128 MiB
 
 
-class Gaussian:
-    """For x_0 ~ N(mean, std^2 I): E[x_0|x_t] = mean + alpha std^2/(alpha^2 std^2 + sigma^2) (x_t - alpha mean)."""
+class Exact(nn.Module, ABC):
+    """A denoiser without parameters, called as a trained one is.
 
-    def __init__(self, schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> None:
-        self.schedule, self.mean, self.std = schedule, mean, std
+    It computes in the wider one of x_t's dtype and its own, which is float64 until it is moved (.float() is for devices
+    that have no float64), and answers in that of x_t. `classes`: int64, the class of each component or point; None
+    where there are no classes, and then labels are not looked at. Raises ConfigError for the label of an empty class.
+    """
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = self.schedule(t)
-        variance = alpha**2 * self.std**2 + sigma**2
-        centred = x_t - like(alpha, x_t) * self.mean
-        return Prediction(
-            x0=self.mean + like(alpha * self.std**2 / variance, x_t) * centred,
-            eps=like(sigma / variance, x_t) * centred,
-        )
+    classes: Tensor | None
+
+    def __init__(self, schedule: Schedule, values: Tensor, classes: Tensor | None) -> None:
+        """values: what it holds, whose device `classes` follows."""
+        super().__init__()
+        self.schedule = schedule
+        self.register_buffer("classes", None if classes is None else classes.to(values.device, torch.int64))
+        self._known = set() if classes is None else set(classes.tolist())
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """That of the numbers it holds."""
+
+    @abstractmethod
+    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(E[x_0|x_t], E[eps|x_t]), each (B, D), for x: (B, D), alpha and sigma: (B, 1), of one dtype and device."""
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        label = None if cond is None else cond.label
+        self._check(label)
+        x0, eps = self.posterior(*self._at(x_t, t), label)
+        return Prediction(*(part.to(x_t.dtype).reshape(x_t.shape) for part in (x0, eps)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Prediction:
+        return super().__call__(*args, **kwargs)
+
+    def _at(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B, ...) as (B, D), and alpha and sigma of its times as (B, 1)."""
+        dtype = torch.promote_types(x.dtype, self.dtype)
+        alpha, sigma = (part.to(x.device, dtype)[:, None] for part in self.schedule(as_time(t).expand(len(x))))
+        return x.to(dtype).reshape(len(x), -1), alpha, sigma
+
+    def _check(self, label: Tensor | None) -> None:
+        strange = set() if label is None or self.classes is None else set(label.tolist()) - {-1} - self._known
+        if strange:
+            raise ConfigError(f"class {min(strange)} has no data to go by; those that have some are {self._listed()}")
+
+    def _listed(self) -> str:
+        return ", ".join(map(str, sorted(self._known)))
+
+    def _excluded(self, label: Tensor | None, part: slice = slice(None)) -> Tensor | None:
+        """Which of that part of the components or points each sample leaves out: bool (B, K); None: none of them."""
+        if label is None or self.classes is None:
+            return None
+        label = label.to(self.classes.device)[:, None]
+        return (label >= 0) & (label != self.classes[part])
+
+
+class Normals(Exact):
+    """K Gaussians with their weights: w: (K,), mu: (K, D), covariances (K, D, D) or standard deviations (K,).
+
+    D is 1 for what is the same in each dimension. Raises ConfigError for a covariance that is none.
+    """
+
+    log_weights: Tensor
+    means: Tensor
+    spectra: Tensor  # lambda: (K, D)
+    bases: Tensor | None  # Q: (K, D, D), None for isotropic ones
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        weights: Tensor,
+        means: Tensor,
+        stds: Tensor | None,
+        covariances: Tensor | None,
+        classes: Tensor | None,
+    ) -> None:
+        super().__init__(schedule, means, classes)
+        if (weights < 0).any() or not weights.sum() > 0:
+            raise ConfigError(f"weights are at least 0 and not all 0, but these are {weights.tolist()}")
+        if covariances is not None:
+            spectra, bases = _spectral(covariances)
+        elif stds is not None:
+            spectra, bases = stds.square()[:, None], None
+        else:
+            raise ConfigError("a Gaussian needs its covariance or its standard deviation; give one of them")
+        self.register_buffer("log_weights", torch.log(weights / weights.sum()))
+        self.register_buffer("means", means)
+        self.register_buffer("spectra", spectra)
+        self.register_buffer("bases", bases)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.means.dtype
+
+    def coordinates(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, v): (B, K, D) and (B, K, D or 1)."""
+        z = x[:, None] - alpha[:, None] * self.means.to(x.dtype)
+        if self.bases is not None:
+            z = torch.einsum("bkd,kde->bke", z, self.bases.to(x.dtype))
+        variance = (alpha**2)[:, None] * self.spectra.to(x.dtype) + (sigma**2)[:, None]
+        # Only a point without noise has no variance; held above 0, the nearest point wins there, and nothing is NaN.
+        return z, variance.clamp(min=math.sqrt(torch.finfo(x.dtype).tiny))
+
+    def log_joint(self, z: Tensor, variance: Tensor, label: Tensor | None) -> Tensor:
+        """log w_k + log p_t(x_t|k): (B, K), -infinity where the class does not have component k."""
+        log_normal = -(z.square() / variance + torch.log(2 * math.pi * variance)).sum(-1) / 2
+        joint = self.log_weights.to(z.dtype) + log_normal
+        excluded = self._excluded(label)
+        return joint if excluded is None else joint.masked_fill(excluded, -math.inf)
+
+    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        z, variance = self.coordinates(x, alpha, sigma)
+        r = torch.softmax(self.log_joint(z, variance, label), dim=1)
+        shrunk = alpha[:, None] * self.spectra.to(x.dtype) / variance * z
+        x0 = r @ self.means.to(x.dtype) + self._turned_back(r[..., None] * shrunk)
+        return x0, self._turned_back(r[..., None] * (sigma[:, None] / variance * z))
+
+    def _turned_back(self, z: Tensor) -> Tensor:
+        """sum_k Q_k z_k: (B, D)."""
+        return z.sum(1) if self.bases is None else torch.einsum("bke,kde->bd", z, self.bases.to(z.dtype))
+
+    def log_density(self, x: Tensor, t: Tensor | float, label: Tensor | None = None) -> Tensor:
+        """log p_t(x) of the noisy data: (B,), in nats; log p_t(x|y) where label: (B,) is not -1."""
+        self._check(label)
+        coordinates = self.coordinates(*self._at(x, t))
+        joint = torch.logsumexp(self.log_joint(*coordinates, label), dim=1)
+        excluded = self._excluded(label)
+        if excluded is None:
+            return joint
+        weights = self.log_weights.to(joint.dtype).masked_fill(excluded, -math.inf)
+        return joint - torch.logsumexp(weights, dim=1)
+
+
+def _spectral(covariances: Tensor) -> tuple[Tensor, Tensor]:
+    """(lambda, Q) of covariances: (K, D, D), lambda exactly 0 where it is within rounding of 0."""
+    spectra, bases = torch.linalg.eigh(covariances)
+    rounding = covariances.shape[-1] * torch.finfo(spectra.dtype).eps * spectra.abs().amax(-1, keepdim=True)
+    if (spectra < -10 * rounding).any() or not torch.allclose(covariances, covariances.mT, rtol=1e-6):
+        raise ConfigError(f"a covariance is symmetric with no negative eigenvalue; one here has {spectra.min():.3g}")
+    return torch.where(spectra < rounding, 0.0, spectra), bases
+
+
+class Gaussian(Normals):
+    """x_0 ~ N(mean, covariance), or N(mean, std^2 I); mean is a number or of an event's shape, covariance (D, D).
+
+    E[x_0|x_t] = mean + alpha C (alpha^2 C + sigma^2 I)^-1 (x_t - alpha mean). It has no classes.
+    """
+
+    def __init__(
+        self, schedule: Schedule, mean: Tensor | float = 0.0, std: float = 1.0, covariance: Tensor | None = None
+    ) -> None:
+        means = torch.as_tensor(mean, dtype=torch.float64).reshape(1, -1)
+        stds = torch.tensor([std], dtype=torch.float64, device=means.device)
+        covariances = None if covariance is None else covariance.to(means)[None]
+        super().__init__(schedule, torch.ones_like(stds), means, stds, covariances, classes=None)
 
     def flow(self, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
-        """The probability-flow ODE's exact solution: x at time t -> x at time s, in closed form."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
-        scale = torch.sqrt((alpha_s**2 * self.std**2 + sigma_s**2) / (alpha_t**2 * self.std**2 + sigma_t**2))
-        return like(alpha_s, x) * self.mean + like(scale, x) * (x - like(alpha_t, x) * self.mean)
+        """The probability-flow ODE's exact solution: x at time t -> x at time s, in closed form.
+
+        Each coordinate keeps its quantile: z_s = sqrt(v_s/v_t) z_t.
+        """
+        flat, *level_t = self._at(x, t)
+        _, *level_s = self._at(x, s)
+        z, variance_t = self.coordinates(flat, *level_t)
+        _, variance_s = self.coordinates(flat, *level_s)
+        moved = self._turned_back(torch.sqrt(variance_s / variance_t) * z)
+        return (level_s[0] * self.means.to(flat.dtype) + moved).to(x.dtype).reshape(x.shape)
+
+
+class Mixture(Normals):
+    """x_0 ~ sum_k w_k N(mu_k, Sigma_k): weights (K,), means (K, ...), covariances (K, D, D) or stds (K,), 0 allowed.
+
+    classes: (K,), of which each class 0 ... C - 1 has a component; ConfigError otherwise.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        weights: Tensor,
+        means: Tensor,
+        covariances: Tensor | None = None,
+        stds: Tensor | None = None,
+        classes: Tensor | None = None,
+    ) -> None:
+        means = means.double()
+        stds = None if stds is None else stds.to(means)
+        covariances = None if covariances is None else covariances.to(means)
+        super().__init__(schedule, weights.to(means), means.flatten(1), stds, covariances, classes)
+        self.event = means.shape[1:]
+        if self._known != set(range(len(self._known))):
+            raise ConfigError(f"each class 0, 1, 2, ... of a mixture has data, but here only {self._listed()}")
+
+    def class_log_prob(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        """log p(y|x_t) of each class y: (B, C); what a perfect classifier of noisy inputs would say."""
+        if self.classes is None:
+            raise ConfigError("a mixture without classes has none to tell apart; give it classes")
+        joint = self.log_joint(*self.coordinates(*self._at(x_t, t)), label=None)
+        other = torch.arange(len(self._known), device=joint.device)[:, None] != self.classes
+        return torch.log_softmax(torch.logsumexp(joint[:, None].masked_fill(other, -math.inf), dim=2), dim=1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n data points: (n, ...), float64 on the CPU, where `generator` is."""
+        k = torch.multinomial(self.log_weights.cpu().exp(), n, replacement=True, generator=generator)
+        means, spectra = self.means.cpu(), self.spectra.cpu()
+        z = torch.randn(n, means.shape[1], generator=generator, dtype=means.dtype) * spectra.sqrt()[k]
+        if self.bases is not None:
+            bases = self.bases.cpu()
+            z = torch.stack([bases[i] @ row for i, row in zip(k.tolist(), z, strict=True)])
+        return (means[k] + z).reshape(n, *self.event)
+
+
+class Empirical(Exact):
+    """The optimal denoiser of a set of points: (N, ...), labels: int64 (N,) or None; E[x_0|x_t] is a mean of them.
+
+    Its cost is N distances a sample, taken `chunk` points at a time, which bounds the memory.
+    """
+
+    points: Tensor
+
+    def __init__(self, schedule: Schedule, points: Tensor, labels: Tensor | None = None, chunk: int = 4096) -> None:
+        super().__init__(schedule, points, labels)
+        self.chunk = chunk
+        self.register_buffer("points", points.flatten(1))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.points.dtype
+
+    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        # In y = x/alpha the weight of x_i is exp(-p |y - x_i|^2), p = alpha^2/(2 sigma^2): distances are the same for
+        # every noise level. Below the smallest alpha/sigma that rounding can tell from 0, all weights are equal.
+        info = torch.finfo(x.dtype)
+        seen = alpha > info.eps * sigma
+        y = x / torch.where(seen, alpha, 1.0)
+        precision = torch.where(seen, alpha / sigma.clamp(min=info.tiny**0.25), 0.0) ** 2 / 2
+        precision = precision.clamp(min=info.tiny)  # 0 times an infinite distance would be NaN
+        # Softmax chunk by chunk: all is relative to the least squared distance so far, which gets weight 1.
+        least = torch.full_like(alpha, info.max)
+        total, mean = torch.zeros_like(alpha), torch.zeros_like(x)
+        for start in range(0, len(self.points), self.chunk):
+            part = slice(start, start + self.chunk)
+            points = self.points[part].to(x.dtype)
+            # By differences: |y|^2 - 2 y x_i + |x_i|^2 would cancel where sigma is small.
+            squares = torch.cdist(y, points, compute_mode="donot_use_mm_for_euclid_dist").square()
+            excluded = self._excluded(label, part)
+            if excluded is not None:
+                squares = squares.masked_fill(excluded, math.inf)
+            nearest = torch.minimum(least, squares.amin(1, keepdim=True))
+            rescaled = torch.exp(-precision * (least - nearest))
+            weights = torch.exp(-precision * (squares - nearest))
+            total = rescaled * total + weights.sum(1, keepdim=True)
+            mean = rescaled * mean + weights @ points
+            least = nearest
+        x0 = mean / total
+        return x0, torch.where(sigma > 0, (x - alpha * x0) / torch.where(sigma > 0, sigma, 1.0), 0.0)
+
+
+# What the command line names: (schedule, points (N, ...), labels (N,) or None) -> an exact denoiser of such data.
+
+
+def gaussian(schedule: Schedule, points: Tensor, labels: Tensor | None = None) -> Gaussian:
+    """The mean and the full covariance of the points. Raises ConfigError for points of too many dimensions."""
+    mean, covariance = _moments(points.double())
+    return Gaussian(schedule, mean, covariance=covariance)
+
+
+def mixture(schedule: Schedule, points: Tensor, labels: Tensor | None = None) -> Mixture:
+    """For each class a Gaussian with its mean, its full covariance and its share of the points.
+
+    Raises ConfigError for points of too many dimensions.
+    """
+    points = points.double()
+    labels = torch.zeros(len(points), dtype=torch.int64) if labels is None else labels
+    classes, counts = labels.unique(return_counts=True)
+    means, covariances = zip(*(_moments(points[labels == c]) for c in classes), strict=True)
+    return Mixture(schedule, counts, torch.stack(means), torch.stack(covariances), classes=classes)
+
+
+def _moments(points: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, covariance) of the points: (N, ...), as the distribution that they are: divided by N."""
+    flat = points.flatten(1)
+    if flat.shape[1] > MOST_VALUES:
+        raise ConfigError(
+            f"the covariance of {flat.shape[1]} values an image is too large; allowed: up to {MOST_VALUES} of them; "
+            "take smaller images (data.size) or analytic=empirical"
+        )
+    centred = flat - flat.mean(0)
+    return points.mean(0), centred.mT @ centred / len(points)
