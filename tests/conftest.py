@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from denoiselab import schedules
 from denoiselab.backbones import MLP, UNet
 from denoiselab.codecs import Codec, Identity
-from denoiselab.conditioning import ClassLabel
+from denoiselab.conditioning import ClassLabel, Unconditional
+from denoiselab.data.points import Points
 from denoiselab.data.source import InMemory, Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.guidance import ClassifierFree, Guidance
@@ -102,6 +103,19 @@ def tiny_pipeline(seed: int = 0, unet: bool = False, dropout: float = 0.0, codec
     return pipeline
 
 
+def point_pipeline(source: Points, seed: int = 0, cond_dim: int = 0) -> Pipeline:
+    """A pipeline for points; no weight is 0."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        conditioner = ClassLabel(source.num_classes, cond_dim, drop=0.2) if cond_dim else Unconditional()
+        backbone = MLP(source.shape, cond_dim, width=16, depth=1)
+        denoiser = Denoiser(backbone, schedules.cosine(), V())
+        pipeline = Pipeline(denoiser, conditioner, Identity(), source.shape)
+        for parameter in pipeline.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    return pipeline
+
+
 def tiny_recipe(sampler: Sampler | None = None, guidance: Guidance | None = None, clip: bool = True) -> Recipe:
     return Recipe(
         DDIM(5, Trailing()) if sampler is None else sampler,
@@ -116,12 +130,12 @@ def tiny_system(pipeline: Pipeline | None = None, seed: int = 0, **changes: Any)
     from denoiselab.objectives import WeightedMSE
     from denoiselab.optimizers import adamw
     from denoiselab.system import DiffusionSystem
-    from denoiselab.time_sampling import Stratified
+    from denoiselab.time_sampling import Uniform
     from denoiselab.weightings import Simple
 
     parts: dict[str, Any] = {
         "pipeline": tiny_pipeline() if pipeline is None else pipeline,
-        "objective": WeightedMSE(Simple(), Stratified()),
+        "objective": WeightedMSE(Simple(), Uniform(stratified=True)),
         "recipe": tiny_recipe(),
         "optimizer": partial(adamw, lr=1e-2, warmup_steps=2),
         "ema": EMA(0.5),

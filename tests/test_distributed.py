@@ -21,6 +21,7 @@ from conftest import (
     Projection,
     Specks,
     fit,
+    point_pipeline,
     tiny_pipeline,
     tiny_recipe,
     tiny_system,
@@ -28,10 +29,14 @@ from conftest import (
     weights,
 )
 from denoiselab import distributed
-from denoiselab.metrics import Evaluation, Moments, trained_classifier
+from denoiselab.data.points import Points, moons
+from denoiselab.likelihood import VariationalBound
+from denoiselab.metrics import Evaluation, LikelihoodEvaluation, Moments, PointEvaluation, trained_classifier
+from denoiselab.objectives import WeightedMSE
 from denoiselab.pipeline import balanced_labels
 from denoiselab.randomness import generator
-from denoiselab.time_sampling import Stratified
+from denoiselab.time_sampling import LossSecondMoment, Uniform
+from denoiselab.weightings import Simple
 
 N, BATCH = 21, 4  # an odd number of samples, so that the ranks have unequal shares
 
@@ -52,6 +57,21 @@ def evaluated(n: int, cache: Path) -> dict[str, Any]:
         return Evaluation(Specks(), Projection(), cache)(tiny_pipeline(), tiny_recipe(), n, seed=2, batch_size=BATCH)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def of_points(n: int) -> dict[str, Any]:
+    """In float64, as above."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        source = Points("moons", moons, train=64, test=32, dim=5)
+        evaluation = PointEvaluation(source)
+        return evaluation(point_pipeline(source), tiny_recipe(clip=False), n, seed=2, batch_size=BATCH)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def likelihood(n: int) -> dict[str, float]:
+    return LikelihoodEvaluation(Specks(), VariationalBound(20, 4), n, BATCH)(tiny_pipeline()).logged
 
 
 def moments(indices: range) -> Moments:
@@ -76,6 +96,8 @@ def one_rank(rank: int, folder: Path) -> None:
         "moments": reduced.state_dict(),
         "sum": distributed.all_sum(torch.tensor([rank + 1, 10])),
         "figures": {n: evaluated(n, folder / "cache") for n in (2, N)},
+        "points": of_points(N),
+        "likelihood": {n: likelihood(n) for n in (2, N)},
         "classifier": trained_classifier(source, folder / "classifier").name,
     }
     torch.save(found, folder / f"rank_{rank}.pt")
@@ -128,6 +150,13 @@ def test_moments_of_two_processes_are_those_of_one(ranks):
 
 
 @pytest.mark.parametrize("n", [2, N])
+def test_the_likelihood_of_two_processes_is_that_of_one_and_the_same_on_both(ranks, n):
+    """To float32's rounding, as the batches are others; on both ranks it is the sum of the same numbers in order."""
+    assert ranks[0]["likelihood"][n] == ranks[1]["likelihood"][n]
+    assert ranks[0]["likelihood"][n] == pytest.approx(likelihood(n), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, N])
 def test_figures_of_two_processes_are_those_of_one_and_the_same_on_both(ranks, n, tmp_path):
     """To 1e-9: the images are equal bit by bit, and the sums are taken in another order."""
     alone = evaluated(n, tmp_path)
@@ -138,6 +167,15 @@ def test_figures_of_two_processes_are_those_of_one_and_the_same_on_both(ranks, n
             k: v for k, v in alone.items() if k not in ("fid", "seconds")
         }
     assert ranks[0]["figures"][n]["fid"] == ranks[1]["figures"][n]["fid"]
+
+
+def test_figures_of_points_of_two_processes_are_those_of_one(ranks):
+    """To 1e-12: float64 points in batches of other sizes."""
+    alone = of_points(N)
+    for found in ranks:
+        for name in ("sliced_wasserstein", "off_plane", "floor"):
+            assert found["points"][name] == pytest.approx(alone[name], rel=1e-12)
+        assert found["points"]["n"] == alone["n"] == N
 
 
 def test_one_process_trains_the_classifier_for_both(ranks, tmp_path):
@@ -174,7 +212,7 @@ def a_training_rank(rank: int, folder: Path, port: int) -> None:
         seen: list[Tensor] = []
 
         def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
-            self.seen.append(system.times(len(batch["image"]), batch_idx))
+            self.seen.append(system.times(len(batch["image"]), batch_idx)[1])
 
     system, times = tiny_system(tiny_pipeline(unet=True, dropout=0.2), seed=3), Times()
     evaluate = Evaluate(lambda: Evaluation(Specks(), Projection(), folder / "cache"), n=7, every=2, batch_size=BATCH)
@@ -188,11 +226,16 @@ def a_training_rank(rank: int, folder: Path, port: int) -> None:
     fit(system, folder, steps=4, callbacks=beside, validate_every=2, devices=2, strategy="ddp")
     trained = weights(system.pipeline)
 
+    learning = LossSecondMoment(T=8, history=1)
+    fit(tiny_system(objective=WeightedMSE(Simple(), learning)), folder / "history", steps=3, devices=2, strategy="ddp")
+
     untrained = tiny_system()
     trainer = tiny_trainer(folder, devices=2, strategy="ddp")
     (validated,) = trainer.validate(untrained, datamodule=ImageDataModule(Specks(), 8, 0), verbose=False)
     found = {
         "times": times.seen,
+        "history": learning.history,
+        "counts": learning.counts,
         "weights": trained,
         "average": torch.cat([s.flatten() for s in system.ema.shadow]),
         "figures": {k: v for k, v in system.figures.items() if k != "seconds"},
@@ -217,8 +260,20 @@ def test_the_times_of_two_ranks_are_together_the_stratified_global_batch(trained
     assert len(ranks[0]["times"]) == 4
     for k, (one, other) in enumerate(zip(*(found["times"] for found in ranks), strict=True)):
         together = torch.stack([one, other], 1).flatten()
-        assert torch.equal(together, Stratified()(8, generator(3, "time", k)))
+        assert torch.equal(together, Uniform(stratified=True)(8, generator(3, "time", k)))
         assert torch.equal((8 * together).ceil().sort().values, torch.arange(1.0, 9, dtype=torch.float64))
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_from_the_losses_of_both(trained_ranks):
+    _, (one, other) = trained_ranks
+    assert torch.equal(one["history"], other["history"])
+    assert torch.equal(one["counts"], other["counts"])
+    assert int(one["counts"].sum()) == 3 * 8  # steps, images of a global batch
+    # The first global batch's eight times fall one into each eighth; after it the history says what is drawn.
+    assert (one["counts"] >= 1).all()
+    assert one["counts"].tolist() != [3] * 8
+    assert (one["history"] > 0).all()
 
 
 @pytest.mark.slow

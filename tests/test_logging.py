@@ -152,7 +152,8 @@ def test_wandb_has_every_key_that_the_design_promises_at_the_trainers_steps(logg
     rows = by_step(history(logged))
     assert set(rows["fid"]) == set(rows["fid/floor"]) == set(rows["fid/class_accuracy"]) == {4, 6}
     assert set(rows["samples"]) == {3, 6}
-    assert set(rows["denoising"]) == {6}
+    assert set(rows["denoising"]) == set(rows["likelihood"]) == {6}
+    assert set(rows["val/bits_per_dim"]) == set(rows["val/bits_per_dim/decoder"]) == {6}
     assert set(rows["train/lr"]) == set(rows["train/images_per_second"]) == {2, 4, 6}
     assert len(rows["train/loss"]) == 3
     assert len(rows["val/loss"]) == 2
@@ -261,6 +262,10 @@ def test_a_runs_folder_holds_what_the_design_says_and_nothing_half_written(folde
         "metrics.csv",
         "metrics.json",
         "loss.png",
+        "weight.csv",
+        "weight.png",
+        "likelihood.csv",
+        "likelihood.png",
     }
 
 

@@ -1,5 +1,6 @@
 """Sample i of a seed is one image, whatever is generated with it; the network is left as it was found."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -200,3 +201,16 @@ def test_balanced_labels_ask_for_each_class_equally_often_and_follow_the_samples
     assert balanced_labels(range(7), 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert balanced_labels([5, 3, 1], 3).tolist() == [2, 0, 1]
     assert balanced_labels(range(3), 0).tolist() == [0, 0, 0], "no classes: 0 stands for none"
+
+
+def test_a_state_in_float64_has_the_same_noise_and_differs_by_rounding_alone():
+    pipeline, labels, seen = tiny_pipeline(), torch.zeros(4, dtype=torch.int64), {}
+    for float64 in (False, True):
+        recipe = replace(tiny_recipe(DDPM(10, Trailing())), float64=float64)
+        states = []
+        pipeline.sample(recipe, range(4), labels, 0, lambda step, _, kept=states: kept.append(step.x))
+        seen[float64] = states
+        assert states[0].dtype == (torch.float64 if float64 else torch.float32)
+    for single, double in zip(seen[False], seen[True], strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)  # ten steps of a float32 network
+    assert not torch.equal(seen[False][-1].double(), seen[True][-1])

@@ -1,11 +1,23 @@
 """Pictures: grids of samples, denoising strips, loss curves. PNG files for people, arrays for loggers."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+
+class Bar(NamedTuple):
+    """A bar from `low` to `high` on the x-axis, with its error on either side."""
+
+    low: float
+    high: float
+    value: float
+    error: float
+
 
 Curves = dict[str, tuple[list[float], list[float]]]  # name -> (steps, values)
 
@@ -44,3 +56,53 @@ def loss_curve(curves: Curves, path: Path) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def bars(drawn: Sequence[Bar], x: str, y: str, title: str, path: Path) -> np.ndarray:
+    """A histogram with error bars, to a file; the picture too, uint8 (h, w, 3)."""
+    canvas, axes = _canvas()
+    low, high, values, errors = zip(*drawn, strict=True)
+    middles, widths = [(a + b) / 2 for a, b in zip(low, high, strict=True)], np.subtract(high, low)
+    axes.bar(middles, values, widths, yerr=errors, capsize=2, edgecolor="white", error_kw={"linewidth": 1})
+    return _finished(canvas, axes, x, y, title, path)
+
+
+def curve(x: list[float], y: list[float], x_name: str, y_name: str, title: str, path: Path) -> np.ndarray:
+    """A line, to a file; the picture too, uint8 (h, w, 3). The y-axis is logarithmic where values span 300-fold."""
+    canvas, axes = _canvas()
+    axes.plot(x, y, linewidth=1.5)
+    most = sorted(y)[len(y) // 10 :]
+    if most[0] > 0 and most[-1] / most[0] > 300:
+        axes.set(yscale="log", ylim=(most[-1] * 1e-6, most[-1] * 2))
+    return _finished(canvas, axes, x_name, y_name, title, path)
+
+
+def lines(curves: Curves, x_name: str, y_name: str, title: str, path: Path) -> np.ndarray:
+    """Named lines on logarithmic axes, to a file; the picture too, uint8 (h, w, 3)."""
+    canvas, axes = _canvas()
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, label=name, linewidth=1.2, marker="o" if len(x) > 2 else None, markersize=3)
+    axes.set(xscale="log", yscale="log")
+    ticks = sorted({value for x, _ in curves.values() for value in x})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    return _finished(canvas, axes, x_name, y_name, title, path)
+
+
+def _canvas() -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    return FigureCanvasAgg(figure), figure.add_subplot()
+
+
+def _finished(canvas: Any, axes: Any, x_name: str, y_name: str, title: str, path: Path) -> np.ndarray:
+    axes.set(xlabel=x_name, ylabel=y_name)
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    canvas.draw()
+    picture = np.array(canvas.buffer_rgba())[..., :3]
+    write_png(picture, path)
+    return picture

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from denoiselab.codecs import Codec
 from denoiselab.conditioning import Conditioner
 from denoiselab.data.source import to_uint8
-from denoiselab.denoiser import Denoiser, Prediction
+from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
 from denoiselab.errors import RunError
 from denoiselab.guidance import Guidance
 from denoiselab.randomness import SampleNoise
@@ -27,11 +28,12 @@ class Recipe:
     guidance: Guidance
     threshold: Threshold | None = None
     words: dict[str, Any] = field(default_factory=dict)
+    float64: bool = False  # the state on its way; the noise is the same numbers
 
 
 @dataclass(frozen=True)
 class Generated:
-    images: Tensor  # uint8 (B, C, H, W)
+    images: Tensor  # uint8 (B, C, H, W), or points, float32 (B, D)
     labels: Tensor  # int64 (B,), the classes asked for
     indices: Sequence[int]  # which samples of the seed these are
     evaluations: int  # of the guided denoiser, per sample (NFE)
@@ -39,13 +41,19 @@ class Generated:
 
 class Pipeline(nn.Module):
     def __init__(
-        self, denoiser: Denoiser, conditioner: Conditioner, codec: Codec, image_shape: tuple[int, int, int]
+        self, denoiser: Denoiser, conditioner: Conditioner, codec: Codec, image_shape: tuple[int, ...]
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.conditioner = conditioner
         self.codec = codec
+        self.image_shape = image_shape
         self.latent_shape = codec.latent_shape(image_shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; an exact denoiser has no parameters."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -57,6 +65,12 @@ class Pipeline(nn.Module):
         finally:
             for module, training in modes:
                 module.training = training
+
+    def denoise_fn(self, recipe: Recipe, labels: Tensor) -> DenoiseFn:
+        """The denoiser, guided and thresholded, of a batch of the classes labels: (B,)."""
+        cond = self.conditioner({"label": labels.to(self.device)})
+        denoise = recipe.guidance(self.denoiser, cond, self.conditioner.null(cond))
+        return denoise if recipe.threshold is None else recipe.threshold(denoise, self.denoiser.schedule)
 
     def sample(
         self,
@@ -81,12 +95,7 @@ class Pipeline(nn.Module):
         seed: int,
         watch: Callable[[Step, Prediction], None] | None,
     ) -> Generated:
-        device = next(self.parameters()).device
-        cond = self.conditioner({"label": labels.to(device)})
-        denoise = recipe.guidance(self.denoiser, cond, self.conditioner.null(cond))
-        schedule = self.denoiser.schedule
-        if recipe.threshold is not None:
-            denoise = recipe.threshold(denoise, schedule)
+        denoise, schedule = self.denoise_fn(recipe, labels), self.denoiser.schedule
         seen: list[Prediction] = []
         count = 0
 
@@ -96,13 +105,19 @@ class Pipeline(nn.Module):
             seen[:] = [denoise(x_t, t)]
             return seen[0]
 
-        noise = SampleNoise(seed, indices)
-        x_T = schedule.prior_std * noise(torch.empty(len(indices), *self.latent_shape, device=device))
+        single = SampleNoise(seed, indices)
+
+        def noise(x: Tensor) -> Tensor:
+            return single(x.float()).to(x.dtype)
+
+        dtype = torch.float64 if recipe.float64 else torch.float32
+        x_T = schedule.prior_std * noise(torch.empty(len(indices), *self.latent_shape, device=self.device, dtype=dtype))
         on_step = None if watch is None else lambda step: watch(step, seen[0])
         images = self.codec.decode(recipe.sampler(counted, schedule, x_T, noise, on_step))
         if images.isnan().any():
             raise RunError("the model gives NaN for an image: training has diverged; take a smaller optimizer.lr")
-        return Generated(to_uint8(images).cpu(), labels.cpu(), indices, count)
+        finished = images.float() if len(self.image_shape) == 1 else to_uint8(images)
+        return Generated(finished.cpu(), labels.cpu(), indices, count)
 
     def generate(
         self, recipe: Recipe, indices: Sequence[int], labels: Tensor, seed: int, batch_size: int

@@ -59,19 +59,18 @@ class DiffusionSystem(pl.LightningModule):
         x0, cond = self.encode(batch)
         cond = self.pipeline.conditioner.dropped(cond, rng)
         eps = torch.randn(x0.shape, generator=rng, device=x0.device, dtype=x0.dtype)
-        times = self.times(len(x0) * self.trainer.world_size, batch_idx)
-        losses = self.objective(
-            self.pipeline.denoiser, x0, cond, t=times[self.global_rank :: self.trainer.world_size], eps=eps
-        )
+        times, t = self.times(len(x0), batch_idx)
+        losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
         self.remember(times, losses.detach())
         loss = losses.mean()
         self.log("train/loss", loss)
         return loss
 
-    def times(self, n: int, batch_idx: int) -> Tensor:
-        """The global batch's times: (n,), on the CPU, which has float64; every world_size-th is this rank's."""
-        schedule = self.pipeline.denoiser.schedule
-        return self.objective.time_sampler(n, generator(self.seed, "time", batch_idx), schedule=schedule).detach()
+    def times(self, n: int, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """The times of the global batch, and this rank's part of them: (n,); on the CPU, which has float64."""
+        ranks, rng = self.trainer.world_size, generator(self.seed, "time", batch_idx)
+        every = self.objective.time_sampler(n * ranks, rng, schedule=self.pipeline.denoiser.schedule).detach()
+        return every, every[self.global_rank :: ranks]
 
     def remember(self, times: Tensor, losses: Tensor) -> None:
         """Tells a time sampler that learns from losses those of the global batch, times: (n,), without their weight."""

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from denoiselab.cli import checks
+from denoiselab.cli import checks, limits, run_options
 from denoiselab.cli.entry import CONF, check, composed
 from denoiselab.errors import ConfigError, IncompatibleError
 
@@ -15,15 +15,15 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
     ("words", "told"),
     [
         ("schedul=cosine", ["schedul", "did you mean schedule?"]),
-        ("schedule=cosin", ["schedule=cosin", "cosine, flow, linear", "did you mean cosine?"]),
+        ("schedule=cosin", ["schedule=cosin", "constant, cosine, edm", "did you mean cosine?"]),
         ("sampler.stps=3", ["sampler.stps", "did you mean sampler.steps?"]),
         ("+sampler.foo=3", ["sampler.foo"]),
         ("sampler.steps=many", ["sampler.steps=many", "whole number", "at least 1"]),
         ("sampler.steps=2.5", ["sampler.steps=2.5", "whole number"]),
         ("sampler.steps=0", ["sampler.steps=0", "at least 1"]),
-        ("sampler.steps=null", ["sampler.steps=None", "at least 1"]),
+        ("sampler.steps=null", ["sampler.steps=null", "at least 1"]),
         ("sampler.eta=1.5", ["sampler.eta=1.5", "from 0 to 1"]),
-        ("sampler.eta=true", ["sampler.eta=True", "number"]),
+        ("sampler.eta=true", ["sampler.eta=true", "number"]),
         ("optimizer.lr=0", ["optimizer.lr=0", "above 0"]),
         ("optimizer.lr=nan", ["optimizer.lr=nan", "above 0"]),
         ("optimizer.decay=linear", ["optimizer.decay=linear", "cosine or constant"]),
@@ -44,7 +44,33 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
         ("callbacks.checkpoint.monitor=fidd", ["monitor=fidd", "fid"]),
         ("conditioning.drop=0", ["conditioning.drop=0", "take"]),
         ("schedule=flow parameterization=eps", ["alpha = 0", "take", "schedule.log_snr_min"]),
-        ("schedule=flow loss=vlb", ["loss=vlb", "take", "schedule.log_snr_min"]),
+        ("schedule=jsd parameterization=score", ["alpha = 0", "take", "schedule.log_snr_min"]),
+        ("schedule=cosine schedule.zero_terminal_snr=true parameterization=eps", ["alpha = 0", "take"]),
+        ("schedule=learned", ["schedule=learned", "take loss=vlb"]),
+        ("schedule=learned loss=vlb loss.T=10", ["take loss.T=null"]),
+        ("schedule=table", ["schedule.betas", "must be given"]),
+        ("schedule=table schedule.betas=[0.1,2]", ["schedule.betas=[0.1, 2]", "0 to 1"]),
+        ("schedule.shift=0", ["schedule.shift=0", "above 0"]),
+        ("loss=vlb norm=l1", ["norm", "loss=vlb", "take norm=l2"]),
+        ("loss=vlb loss.variance=learned", ["loss.variance=learned", "loss.T=1000"]),
+        ("loss=hybrid loss.variance=small", ["loss=hybrid", "take loss=simple"]),
+        ("sampler=ddpm sampler.variance=learned", ["sampler.variance=learned", "take loss=hybrid"]),
+        ("schedule=flow sampler=langevin", ["sampler=langevin", "alpha = 0", "take"]),
+        ("loss=cross_entropy", ["backbone=encoder", "take experiment=noisy_classifier"]),
+        ("guidance=classifier", ["guidance.classifier.run must be given", "experiment=noisy_classifier"]),
+        ("guidance=autoguidance", ["guidance.weak.run must be given"]),
+        ("spacing=custom", ["spacing.times", "sampler.steps=3"]),
+        ("spacing=custom spacing.times=[1,0.5] sampler.steps=3", ["spacing.times", "sampler.steps"]),
+        ("spacing=sections spacing.counts=[3,4] sampler.steps=8", ["spacing.counts", "sampler.steps"]),
+        ("~schedule", ["~schedule", "~callbacks.samples"]),
+        ("~sampler.steps", ["~sampler.steps", "~callbacks.samples"]),
+        ("~seed", ["~seed"]),
+        ("hydra.run.dir=", ["hydra.run.dir is empty"]),
+        ("cache=", ["cache is empty"]),
+        ("data=image_folder data.root=", ["data.root is empty"]),
+        ("data=image_folder", ["data.root", "sub-folder"]),
+        ("trainer=ddp_cpu batch_size=7", ["batch_size", "trainer.devices"]),
+        ("sampler.steps=1e1", ["sampler.steps=10.0", "write 10"]),
     ],
 )
 def test_a_slip_is_told_in_one_line(words, told):
@@ -88,18 +114,26 @@ def test_a_sweep_of_several_processes_is_refused():
     check("train", ["trainer=ddp_cpu"], multirun=False)
 
 
+def composed_with(group, option):
+    if group != "analytic":
+        return composed("train", [f"{group}={option}"])
+    run_options.register([], lambda: composed("train", []))
+    return composed("sample", [f"{group}={option}"])
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_each_number_of_an_option_has_a_limit_that_its_default_keeps(group, option):
-    cfg = composed("train", [f"{group}={option}"])
+    cfg = composed_with(group, option)
     part = dict(checks._leaves(cfg[group], f"{group}.")) if cfg.get(group) else {}
     for key, value in part.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and key not in checks.FREE:
-            assert key in checks.LIMITS, f"{key} has no limit"
-            assert checks.LIMITS[key].allows(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and key not in limits.FREE:
+            assert key in limits.LIMITS, f"{key} has no limit"
+            assert limits.LIMITS[key].allows(value)
 
 
 def test_each_limit_is_that_of_a_key_which_exists():
-    configurations = [composed("train", [f"{group}={option}"]) for group, option in OPTIONS]
+    configurations = [composed_with(group, option) for group, option in OPTIONS]
     configurations += [OmegaConf.load(CONF / f"{command}.yaml") for command in ("sample", "evaluate")]
     known = {key for cfg in configurations for key, _ in checks._leaves(cfg)}
-    assert set(checks.LIMITS) <= known, set(checks.LIMITS) - known
+    known |= {key for cfg in configurations for key in OmegaConf.missing_keys(cfg)}
+    assert set(limits.LIMITS) <= known, set(limits.LIMITS) - known

@@ -13,10 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image
 
-from denoiselab.cli import build, checks, fit
+from denoiselab.cli import build, checks, fit, refusals
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.data import ImageDataModule
+from denoiselab.data.source import to_float
 from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.objectives import CrossEntropy
 from denoiselab.pipeline import balanced_labels
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
@@ -24,6 +26,7 @@ MODEL_AXES = (
     "schedule",
     "parameterization",
     "loss",
+    "norm",
     "time_sampling",
     "conditioning",
     "backbone",
@@ -49,7 +52,7 @@ def small(*words: str) -> list[str]:
 @cache
 def option_of(axis: str, option: str) -> DictConfig:
     """One option's own part of a configuration; composing it is slow, and the matrices below use each many times."""
-    return composed("train", small(f"{axis}={option}"))[axis]
+    return composed("train", [*small(f"{axis}={option}"), *WITH.get((axis, option), [])])[axis]
 
 
 def assembled(base: DictConfig, **chosen: str) -> DictConfig:
@@ -68,26 +71,39 @@ def refusal(words: list[str]) -> str | None:
 
 
 def step(cfg: DictConfig, parts: build.Parts) -> None:
-    """One training step and two sampled images, all finite."""
+    """One training step and two samples, all finite; a classifier makes none."""
     batch = parts.source.train.__getitems__(range(3))
-    x0 = parts.pipeline.codec.encode(batch["image"].float() / 127.5 - 1)
+    x0 = parts.pipeline.codec.encode(to_float(batch["image"]))
     losses = parts.objective(parts.pipeline.denoiser, x0, parts.pipeline.conditioner(batch))
     assert losses.shape == (3,)
     assert losses.isfinite().all()
     losses.mean().backward()
+    if isinstance(parts.objective, CrossEntropy):
+        return
     labels = balanced_labels(range(2), parts.source.num_classes)
     assert parts.pipeline.sample(parts.recipe, range(2), labels, seed=0).images.shape == (2, *parts.source.shape)
 
 
-@pytest.mark.parametrize(("axis", "option"), [(a, o) for a in (*MODEL_AXES, *SAMPLING_AXES) for o in options(a)])
+# What an option needs beside it; guides and classifiers are runs of their own, tested below.
+WITH = {
+    ("schedule", "learned"): ["loss=vlb"],
+    ("schedule", "table"): ["schedule.betas=[0.1,0.3,0.6,0.9]"],
+    ("conditioning", "none"): ["guidance=none"],
+    ("spacing", "custom"): ["spacing.times=[1,0.5,0.2]"],
+}
+APART = {
+    ("loss", "cross_entropy"),
+    ("backbone", "encoder"),
+    ("guidance", "classifier"),
+    ("guidance", "autoguidance"),
+    ("backbone", "relu_mlp"),
+}
+EACH = [(a, o) for a in (*MODEL_AXES, *SAMPLING_AXES) for o in options(a) if (a, o) not in APART]
+
+
+@pytest.mark.parametrize(("axis", "option"), EACH)
 def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_path):
-    words = small(f"{axis}={option}")
-    if axis != "sampler":
-        words.append("sampler.steps=2")
-    if option == "none" and axis == "conditioning":
-        words.append("guidance=none")
-    if axis == "sampler":
-        words.append("sampler.steps=3")
+    words = [*small(f"{axis}={option}"), *WITH.get((axis, option), []), "sampler.steps=3"]
     assert refusal(words) is None
     cfg = composed("train", words)
     parts = build.parts(cfg)
@@ -100,38 +116,85 @@ def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_p
     assert any(not torch.equal(a, b) for a, b in zip(before, system.parameters(), strict=True))
 
 
-def test_every_schedule_with_every_parameterization_loss_and_time_takes_a_step_or_is_refused_with_a_reason():
-    """The rules of `checks`, which answer without torch, refuse exactly what the parts themselves refuse."""
-    axes = ("schedule", "parameterization", "loss", "time_sampling")
-    base, refused = composed("train", small("sampler.steps=1")), 0
-    for words in itertools.product(*map(options, axes)):
-        cfg = assembled(base, **dict(zip(axes, words, strict=True)))
-        try:
-            parts = build.parts(cfg)
-        except IncompatibleError as reason:
-            assert "take" in str(reason) or "predict" in str(reason)
-            with pytest.raises(IncompatibleError, match="take"):
-                checks.check_rules(cfg)
-            refused += 1
-        else:
-            checks.check_rules(cfg)
-            step(cfg, parts)
-    assert refused == 3 * (3 + 2)  # flow with eps, whatever the loss, and flow with vlb for v and x0
-
-
-def test_every_sampler_with_every_spacing_schedule_parameterization_and_guidance_makes_finite_images():
-    axes = ("sampler", "spacing", "schedule", "parameterization", "guidance", "threshold")
-    base = composed("train", small())
-    for words in itertools.product(*map(options, axes)):
-        cfg = assembled(base, **dict(zip(axes, words, strict=True)))
-        cfg.sampler.steps = 3
-        try:
-            checks.check_rules(cfg)
-        except IncompatibleError:
-            continue
+def assembled_parts(base: DictConfig, **chosen: str) -> build.Parts | None:
+    """The parts of these options; None where they are refused, by the rules and by the parts alike."""
+    cfg = assembled(base, **chosen)
+    try:
         parts = build.parts(cfg)
-        images = parts.pipeline.sample(parts.recipe, range(2), torch.tensor([3, 7]), seed=0).images  # NaN would raise
-        assert images.shape == (2, 1, 8, 8)
+    except IncompatibleError as reason:
+        assert any(word in str(reason) for word in ("take", "predict"))
+        with pytest.raises(IncompatibleError, match="take"):
+            checks.check_rules(cfg)
+        return None
+    checks.check_rules(cfg)
+    return parts
+
+
+def of(axis: str) -> list[str]:
+    return [option for option in options(axis) if (axis, option) not in APART]
+
+
+@pytest.mark.slow
+def test_every_schedule_with_every_parameterization_loss_and_sampler_takes_a_step_or_is_refused_with_a_reason():
+    """The rules of `checks`, which answer without torch, refuse exactly what the parts themselves refuse."""
+    base, refused = composed("train", small("sampler.steps=2", "guidance=none")), []
+    recipes = {}
+    for sampler in of("sampler"):
+        cfg = assembled(base, sampler=sampler)
+        cfg.sampler.steps = 1 if sampler == "ode" else 2
+        recipes[sampler] = build.recipe(cfg)
+    for schedule, parameterization, loss in itertools.product(*map(of, ("schedule", "parameterization", "loss"))):
+        chosen = {"schedule": schedule, "parameterization": parameterization, "loss": loss}
+        parts = assembled_parts(base, **chosen)
+        if parts is None:
+            refused.append((schedule, parameterization, loss))
+            continue
+        step(base, parts)
+        for sampler, recipe in recipes.items():
+            if sampler == "langevin" and schedule in ("flow", "jsd"):
+                continue  # refused, as the table of refusals says
+            if schedule == "learned" and sampler == "ode":
+                continue  # each of its stages inverts the learned schedule by bisection: seconds, and tested elsewhere
+            parts.pipeline.sample(recipe, range(2), torch.tensor([3, 7]), seed=0)  # NaN would raise
+    losses = len(of("loss"))
+    to_zero = {(s, p, x) for s in ("flow", "jsd") for p in ("eps", "score") for x in of("loss")}
+    ended = {("sqrt_linear", "mean", x) for x in of("loss")}
+    learned = {("learned", p, x) for p in of("parameterization") for x in of("loss") if x != "vlb"}
+    assert losses == 14
+    assert set(refused) == to_zero | ended | learned
+
+
+def test_every_time_sampling_with_every_schedule_and_norm_takes_a_step():
+    base = composed("train", small("sampler.steps=1", "guidance=none"))
+    for schedule, times, norm in itertools.product(*map(of, ("schedule", "time_sampling", "norm"))):
+        parts = assembled_parts(base, schedule=schedule, time_sampling=times, norm=norm)
+        assert (parts is None) == (schedule == "learned")
+        if parts is not None:
+            step(base, parts)
+
+
+def test_every_sampler_with_every_spacing_schedule_guidance_and_threshold_makes_finite_images():
+    base = composed("train", small())
+    models = {s: assembled_parts(base, schedule=s, loss="vlb") for s in of("schedule")}
+    chosen = [(*pair, "cfg", "clip") for pair in itertools.product(of("sampler"), of("spacing"))]
+    chosen += itertools.product(of("sampler"), ["trailing"], of("guidance"), of("threshold"))
+    for sampler, spacing, guidance, threshold in chosen:
+        cfg = assembled(base, sampler=sampler, spacing=spacing, guidance=guidance, threshold=threshold)
+        cfg.sampler.steps = 3
+        recipe = build.recipe(cfg)
+        for schedule, parts in models.items():
+            if (sampler == "langevin" and schedule in ("flow", "jsd")) or (sampler == "ode" and spacing != "trailing"):
+                continue  # ode takes its own steps whatever the spacing, and many of them
+            if schedule == "learned" and sampler == "ode":
+                continue
+            images = parts.pipeline.sample(recipe, range(2), torch.tensor([3, 7]), seed=0).images  # NaN would raise
+            assert images.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.slow
+def test_the_table_of_refusals_in_the_readme_is_what_the_command_prints():
+    readme = (CONF.parent / "README.md").read_text()
+    assert refusals.table() in readme
 
 
 @pytest.mark.parametrize("option", options("trainer"))
@@ -147,6 +210,8 @@ def test_each_trainer_is_built_or_refused_for_want_of_its_device(option, tmp_pat
 @pytest.mark.parametrize("option", options("data"))
 def test_each_data_set_takes_a_step(option, tmp_path):
     words = [f"data={option}", "sampler.steps=1"]
+    if option in ("swiss_roll", "moons", "mixture", "checkerboard", "pinwheel"):
+        words += ["threshold=none", "callbacks=points", "conditioning=none", "guidance=none"]
     if option == "fashion_mnist":
         if not FASHION.is_dir():
             pytest.skip("Debian's package dataset-fashion-mnist is not installed")

@@ -22,6 +22,7 @@ class PerfectPipeline(nn.Module):
         super().__init__()
         self.conditioner = ClassLabel(3)
         self.images, self.labels = source.test.images, source.test.labels
+        self.device = torch.device("cpu")
 
     def generate(self, recipe, indices, labels, seed, batch_size):
         for part in torch.tensor(list(indices)).split(batch_size):

@@ -43,23 +43,25 @@ class MLP(nn.Module):
 class ReLUMLP(nn.Module):
     """`depth` linear layers with ReLU between, and nothing else: no norms, no residuals (Li & He 2025, toy experiment).
 
-    The first layer sees x_t and the embedding of time and condition side by side; every hidden layer has `width` units,
-    so that data of more dimensions than that pass a bottleneck. x_t: (B, ...), t: (B,) -> `outputs` tensors like x_t,
-    one after the other along its first dimension.
+    The first layer sees x_t, 6 t - 3 (as large as x_t) and the condition; a hidden layer has `width` units, so data of
+    more dimensions than that pass a bottleneck. x_t: (B, ...), t: (B,) -> `outputs` tensors like x_t, one after the
+    other along its first dimension.
     """
 
     def __init__(
         self, shape: tuple[int, ...], cond_dim: int, width: int = 256, depth: int = 5, outputs: int = 1
     ) -> None:
         super().__init__()
-        self.embed = TimeEmbedding(width, cond_dim)
-        self.stem = nn.Linear(math.prod(shape) + width, width)
+        self.stem = nn.Linear(math.prod(shape) + 1, width)
+        self.cond = nn.Linear(cond_dim, width, bias=False) if cond_dim else None
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 2))
         self.shape = (outputs * shape[0], *shape[1:])
         self.head = zeroed(nn.Linear(width, math.prod(self.shape)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        h = self.stem(torch.cat([x.flatten(1), self.embed(t, cond)], 1)).relu()
+        h = self.stem(torch.cat([x.flatten(1), 6 * t.to(x)[:, None] - 3], 1))
+        if self.cond is not None and cond.vector is not None:
+            h = h + self.cond(cond.vector)
         for layer in self.layers:
-            h = layer(h).relu()
-        return self.head(h).unflatten(1, self.shape)
+            h = layer(h.relu())
+        return self.head(h.relu()).unflatten(1, self.shape)

@@ -1,9 +1,24 @@
 """What happens beside training: pictures, figures, checkpoints, progress."""
 
 from denoiselab.callbacks.checkpoint import Checkpoint
+from denoiselab.callbacks.effective_weight import EffectiveWeight
 from denoiselab.callbacks.evaluate import Evaluate
+from denoiselab.callbacks.likelihood import BitsPerDim
 from denoiselab.callbacks.loss_curve import LossCurve
+from denoiselab.callbacks.points import PointProcess, PointScatter
 from denoiselab.callbacks.progress import Pace, Progress
 from denoiselab.callbacks.samples import DenoisingStrip, SampleGrid
 
-__all__ = ["Checkpoint", "DenoisingStrip", "Evaluate", "LossCurve", "Pace", "Progress", "SampleGrid"]
+__all__ = [
+    "BitsPerDim",
+    "Checkpoint",
+    "DenoisingStrip",
+    "EffectiveWeight",
+    "Evaluate",
+    "LossCurve",
+    "Pace",
+    "PointProcess",
+    "PointScatter",
+    "Progress",
+    "SampleGrid",
+]

@@ -1,24 +1,25 @@
-"""FID and class accuracy of the averaged weights, while training and at its end."""
+"""Figures of the averaged weights, while training and at its end: the headline figure and what stands beside it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as pl
 
 from denoiselab.callbacks.logging import log_figures
 from denoiselab.callbacks.periodic import Periodic
-from denoiselab.metrics.evaluation import Evaluation
 from denoiselab.system import DiffusionSystem
 
 
 class Evaluate(Periodic):
     """Leaves its newest figures in system.figures.
 
-    `evaluation` makes the evaluation at its first use: it may train an extractor, and training should start soon.
+    `evaluation` makes the evaluation at its first use: it may train an extractor, and training should start soon. The
+    evaluation is called with (pipeline, recipe, n, seed, batch_size); its figures name their "headline".
     """
 
     def __init__(
         self,
-        evaluation: Callable[[], Evaluation],
+        evaluation: Callable[[], Callable[..., dict[str, Any]]],
         n: int | None = None,
         every: int | None = None,
         seed: int = 0,
@@ -27,7 +28,7 @@ class Evaluate(Periodic):
         super().__init__(every)
         self.make_evaluation = evaluation
         self.n, self.seed, self.batch_size = n, seed, batch_size
-        self._evaluation: Evaluation | None = None
+        self._evaluation: Callable[..., dict[str, Any]] | None = None
 
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
         if self._evaluation is None:
@@ -36,5 +37,6 @@ class Evaluate(Periodic):
             figures = self._evaluation(system.pipeline, system.recipe, self.n, self.seed, self.batch_size)
         system.figures = {**figures, "step": trainer.global_step}
         if trainer.is_global_zero:
-            names = ("fid", "floor", "class_accuracy", "seconds")
-            log_figures(trainer, {k if k == "fid" else f"fid/{k}": figures[k] for k in names if k in figures})
+            headline = figures["headline"]
+            beside = [name for name in ("floor", "class_accuracy", "off_plane", "seconds") if name in figures]
+            log_figures(trainer, {headline: figures[headline]} | {f"{headline}/{k}": figures[k] for k in beside})

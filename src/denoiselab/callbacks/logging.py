@@ -23,6 +23,16 @@ def log_picture(trainer: pl.Trainer, key: str, picture: np.ndarray, caption: str
             logger.experiment.log({key: image, "trainer/global_step": trainer.global_step})
 
 
+def log_animation(trainer: pl.Trainer, key: str, path: Path, caption: str) -> None:
+    """A GIF's file to W&B."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            video = wandb.Video(str(path), caption=caption, format="gif")
+            logger.experiment.log({key: video, "trainer/global_step": trainer.global_step})
+
+
 def log_summary(trainer: pl.Trainer, figures: dict[str, Any]) -> None:
     """A run's final figures, with the words of their provenance, in the W&B run's summary."""
     for logger in trainer.loggers:

@@ -15,7 +15,8 @@ from denoiselab.samplers import Step
 from denoiselab.system import DiffusionSystem
 
 
-def _caption(trainer: pl.Trainer, system: DiffusionSystem, seed: int, evaluations: int) -> str:
+def caption(trainer: pl.Trainer, system: DiffusionSystem, seed: int, evaluations: int) -> str:
+    """How a picture's samples were made."""
     words = ", ".join(f"{key} {value}" for key, value in system.recipe.words.items())
     return f"step {trainer.global_step}, seed {seed}, NFE {evaluations}, {words}"
 
@@ -39,7 +40,7 @@ class SampleGrid(Periodic):
         if trainer.is_global_zero:
             picture = grid(images, self.columns)
             write_png(picture, run_folder(trainer) / "samples" / f"step_{trainer.global_step}.png")
-            log_picture(trainer, "samples", picture, _caption(trainer, system, self.seed, batches[0].evaluations))
+            log_picture(trainer, "samples", picture, caption(trainer, system, self.seed, batches[0].evaluations))
 
 
 class DenoisingStrip(Periodic):
@@ -69,8 +70,8 @@ class DenoisingStrip(Periodic):
             generated = pipeline.sample(system.recipe, indices, labels, self.seed, watch)
         picture = grid(_rows(states, predictions), len(states))
         write_png(picture, run_folder(trainer) / "samples" / f"denoising_{trainer.global_step}.png")
-        caption = _caption(trainer, system, self.seed, generated.evaluations)
-        log_picture(trainer, "denoising", picture, f"{caption}; x_t and below it the predicted x_0")
+        said = caption(trainer, system, self.seed, generated.evaluations)
+        log_picture(trainer, "denoising", picture, f"{said}; x_t and below it the predicted x_0")
 
 
 def _rows(states: list[Tensor], predictions: list[Tensor]) -> Tensor:

@@ -1,16 +1,21 @@
 """From a configuration to its parts, each instantiated once."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from denoiselab.cli import checks
 from denoiselab.data.source import Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.classifier import check_labels
-from denoiselab.objectives import Objective, WeightedMSE
+from denoiselab.metrics.evaluation import Evaluation
+from denoiselab.metrics.likelihood import LikelihoodEvaluation
+from denoiselab.metrics.likelihood import check as check_likelihood
+from denoiselab.objectives import Objective
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import seed_for
 
@@ -20,21 +25,29 @@ def plain(cfg: DictConfig) -> Any:
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
 
 
-def pipeline(cfg: DictConfig, image_shape: tuple[int, int, int], num_classes: int) -> Pipeline:
+def pipeline(cfg: DictConfig, image_shape: tuple[int, ...], num_classes: int) -> Pipeline:
     """The model of a run with freshly drawn weights, the same for the same seed. Raises ConfigError."""
-    conditioning = {"num_classes": num_classes} if "dim" in cfg.conditioning else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(cfg.seed, "weights"))
         codec = instantiate(cfg.codec)
-        conditioner = instantiate(cfg.conditioning, **conditioning)
+        conditioner = instantiate(cfg.conditioning, **_classes(cfg.conditioning, num_classes))
+        learns_variance = cfg.loss.get("variance") == "learned"
         backbone = instantiate(
             cfg.backbone,
             shape=list(codec.latent_shape(image_shape)),
             cond_dim=conditioner.vector_dim,
+            outputs=2 if learns_variance else 1,
+            **_classes(cfg.backbone, num_classes),
             _convert_="all",
         )
-        denoiser = Denoiser(backbone, instantiate(cfg.schedule), instantiate(cfg.parameterization))
+        schedule, parameterization = instantiate(cfg.schedule), instantiate(cfg.parameterization)
+        denoiser = Denoiser(backbone, schedule, parameterization, learns_variance)
         return Pipeline(denoiser, conditioner, codec, image_shape)
+
+
+def _classes(part: DictConfig, num_classes: int) -> dict[str, int]:
+    """What a part that asks for the number of classes is told: that of the data, unless it says one itself."""
+    return {"num_classes": num_classes} if "num_classes" in part and part.num_classes is None else {}
 
 
 class Parts(NamedTuple):
@@ -48,15 +61,20 @@ class Parts(NamedTuple):
 
 def parts(cfg: DictConfig) -> Parts:
     """Raises ConfigError, and IncompatibleError for a combination without meaning."""
+    checks.check_rules(cfg, checks.CONFIG_RULES)
     source = instantiate(cfg.data)
-    if "dim" in cfg.conditioning and source.num_classes < 1:
+    if "num_classes" in cfg.conditioning and source.num_classes < 1:
+        points = "take conditioning=none guidance=none, or data=moons, mixture or pinwheel, which have classes"
+        images = "a sub-folder for each class would give them; or take conditioning=none guidance=none metrics=none"
         raise ConfigError(
-            f"conditioning=class needs labels, and data={source.name} has none: a sub-folder for each class would give "
-            "them; or take conditioning=none guidance=none metrics=none"
+            f"conditioning=class needs labels, and data={source.name} has none: "
+            f"{points if len(source.shape) == 1 else images}"
         )
-    if cfg.metrics:
+    if cfg.metrics and "extractor" in cfg.metrics:
         _check_figures(cfg, source)
     made = pipeline(cfg, source.shape, source.num_classes)
+    if cfg.likelihood:
+        check_likelihood(made)
     return Parts(source, made, objective(cfg, made.denoiser), recipe(cfg))
 
 
@@ -71,11 +89,33 @@ def _check_figures(cfg: DictConfig, source: Source) -> None:
         )
 
 
+def check_again(trained: DictConfig, cfg: DictConfig) -> None:
+    """What a run's samples are made and judged with now, `cfg`, beside what it was trained with: IncompatibleError."""
+    both = trained.copy()
+    for axis in ("threshold", "metrics"):
+        if axis in cfg:
+            both[axis] = cfg[axis]
+    checks.check_rules(both, checks.CONFIG_RULES)
+
+
+def evaluation(cfg: DictConfig, source: Source) -> Callable[..., dict[str, Any]]:
+    """What turns (pipeline, recipe, n, seed, batch_size) into figures."""
+    if "extractor" in cfg.metrics:
+        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache)
+    return instantiate(cfg.metrics.evaluation)(source)
+
+
+def likelihood(cfg: DictConfig, source: Source) -> LikelihoodEvaluation:
+    """What turns a pipeline into the likelihood of the test images. Raises ConfigError."""
+    return LikelihoodEvaluation(source, instantiate(cfg.likelihood.method), cfg.likelihood.n, cfg.likelihood.batch_size)
+
+
 def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
-    """Raises IncompatibleError where the loss has no finite weight on this schedule."""
-    made = instantiate(cfg.loss)
-    if isinstance(made, WeightedMSE):
-        made.check(denoiser.schedule, denoiser.parameterization)
+    """Raises IncompatibleError where the loss has no meaning with the denoiser's parts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(cfg.seed, "objective"))
+        made = instantiate(cfg.loss)
+    made.check(denoiser)
     return made
 
 
@@ -84,15 +124,19 @@ def recipe(cfg: DictConfig) -> Recipe:
         instantiate(cfg.sampler),
         instantiate(cfg.guidance),
         instantiate(cfg.threshold) if cfg.threshold else None,
-        _words(cfg),
+        words(cfg, ("sampler", "spacing", "guidance", "threshold")) | ({"float64": True} if cfg.get("float64") else {}),
+        cfg.get("float64", False),
     )
 
 
-def _words(cfg: DictConfig) -> dict[str, Any]:
-    """How samples are made, in plain words for captions and figures: {"sampler": "DDIM", "sampler.steps": 50, ...}."""
-    words: dict[str, Any] = {}
-    for axis in ("sampler", "spacing", "guidance", "threshold"):
+def words(cfg: DictConfig, axes: Iterable[str]) -> dict[str, Any]:
+    """Parts in plain words for captions and figures: {"sampler": "DDIM", "sampler.steps": 50, ...}."""
+    said: dict[str, Any] = {}
+    for axis in axes:
         part = plain(cfg[axis])
-        words[axis] = str(part.pop("_target_", "none")).rpartition(".")[2]
-        words |= {f"{axis}.{key}": value for key, value in part.items() if not isinstance(value, dict | None)}
-    return words
+        said[axis] = str(part.pop("_target_", "none")).rpartition(".")[2]
+        part.pop("_partial_", None)
+        said |= {f"{axis}.{key}": value for key, value in part.items() if not isinstance(value, dict | None)}
+        guides = {k: v["run"] for k, v in part.items() if isinstance(v, dict) and "run" in v}
+        said |= {f"{axis}.{key}.run": run for key, run in guides.items()}
+    return said

@@ -13,113 +13,8 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from denoiselab.cli.limits import FREE, LIMITS
 from denoiselab.errors import ConfigError, IncompatibleError
-
-
-class Limit(NamedTuple):
-    """A sensible value: a number in [low, high], or one of `words`; null too where the default is null."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    words: tuple[Any, ...] = ()
-    above: bool = False  # low itself is not allowed
-    null: bool = False  # null has a meaning though the default is another
-
-    def allows(self, value: Any) -> bool:
-        if self.words:
-            return value in self.words
-        return isinstance(value, int | float) and math.isfinite(value) and self._inside(value)
-
-    def _inside(self, value: float) -> bool:
-        return (value > self.low if self.above else value >= self.low) and value <= self.high
-
-    def __str__(self) -> str:
-        if self.words:
-            text = " or ".join(map(str, self.words))
-        elif math.isinf(self.high):
-            text = "a number" if math.isinf(self.low) else f"{'above' if self.above else 'at least'} {self.low:g}"
-        else:
-            text = f"{'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
-        return f"{text}, or null" if self.null else text
-
-
-COUNT, NATURAL, POSITIVE, SHARE = Limit(1), Limit(0), Limit(0, above=True), Limit(0, 1)
-COUNT_OR_NULL = Limit(1, null=True)
-
-# What Lightning judges itself, in more forms than a type can tell.
-FREE = ("trainer.devices", "trainer.precision")
-
-LIMITS = {
-    "seed": NATURAL,
-    "batch_size": COUNT,
-    "num_workers": NATURAL,
-    "n": COUNT,
-    "checkpoint": Limit(words=("last", "best")),
-    "device": Limit(words=("auto", "cpu", "cuda", "mps")),
-    "schedule.T": COUNT_OR_NULL,
-    "schedule.beta_min": POSITIVE,
-    "schedule.beta_max": POSITIVE,
-    "schedule.s": POSITIVE,
-    "schedule.log_snr_min": Limit(null=True),
-    "loss.weighting.gamma": POSITIVE,
-    "time_sampling.T": COUNT,
-    "spacing.T": COUNT_OR_NULL,
-    "spacing.t_min": Limit(0, 0.5, above=True),
-    "sampler.steps": COUNT,
-    "sampler.eta": SHARE,
-    "sampler.s_churn": NATURAL,
-    "sampler.s_min": NATURAL,
-    "sampler.s_max": NATURAL,
-    "sampler.s_noise": POSITIVE,
-    "sampler.variance": Limit(words=("small", "large")),
-    "threshold.low": Limit(),
-    "threshold.high": Limit(),
-    "guidance.scale": Limit(),
-    "conditioning.dim": COUNT,
-    "conditioning.drop": SHARE,
-    "backbone.channels": COUNT,
-    "backbone.blocks": COUNT,
-    "backbone.multipliers": COUNT,
-    "backbone.attention": COUNT,
-    "backbone.heads": COUNT,
-    "backbone.dropout": Limit(0, 0.99),
-    "backbone.patch": COUNT,
-    "backbone.width": COUNT,
-    "backbone.depth": COUNT,
-    "backbone.mlp_ratio": COUNT,
-    "data.size": COUNT,
-    "data.channels": Limit(words=(1, 3)),
-    "data.test_fraction": Limit(0.001, 0.999),
-    "data.memory_mb": NATURAL,
-    "optimizer.lr": POSITIVE,
-    "optimizer.betas": Limit(0, 0.99999),
-    "optimizer.weight_decay": NATURAL,
-    "optimizer.warmup_steps": NATURAL,
-    "optimizer.decay": Limit(words=("cosine", "constant")),
-    "ema.decay": Limit(0, 0.999999),
-    "trainer.max_steps": COUNT,
-    "trainer.accumulate_grad_batches": COUNT,
-    "trainer.gradient_clip_val": Limit(0, above=True, null=True),
-    "trainer.val_check_interval": COUNT,
-    "trainer.log_every_n_steps": COUNT,
-    "logger.mode": Limit(words=("offline", "online")),
-    "metrics.every": COUNT_OR_NULL,
-    "metrics.n": Limit(2),
-    "metrics.seed": NATURAL,
-    "metrics.batch_size": COUNT,
-    "callbacks.pace.every": COUNT,
-    "callbacks.samples.n": COUNT,
-    "callbacks.samples.columns": COUNT,
-    "callbacks.samples.every": COUNT_OR_NULL,
-    "callbacks.samples.seed": NATURAL,
-    "callbacks.samples.batch_size": COUNT,
-    "callbacks.denoising.n": COUNT,
-    "callbacks.denoising.moments": COUNT,
-    "callbacks.denoising.every": COUNT_OR_NULL,
-    "callbacks.denoising.seed": NATURAL,
-    "callbacks.checkpoint.monitor": Limit(words=("fid",), null=True),
-    "callbacks.checkpoint.every_n_train_steps": COUNT_OR_NULL,
-}
 
 
 class Rule(NamedTuple):
@@ -138,28 +33,175 @@ def _part(part: DictConfig | None, key: str) -> Any:
 
 
 def _pure_noise(cfg: DictConfig) -> bool:
-    return _is(cfg.get("schedule"), "Flow") and cfg.schedule.log_snr_min is None
+    """Whether the schedule ends at alpha = 0 exactly."""
+    if _ends(cfg):
+        return False
+    return _is(cfg.get("schedule"), "Flow", "jsd") or bool(_part(cfg.get("schedule"), "zero_terminal_snr"))
+
+
+def _ends(cfg: DictConfig) -> bool:
+    return _part(cfg.get("schedule"), "log_snr_min") is not None
+
+
+def _devices(cfg: DictConfig) -> int:
+    """How many devices are asked for by number, which is not the only way."""
+    devices = _part(cfg.get("trainer"), "devices")
+    return devices if isinstance(devices, int) else 1
+
+
+def _classifies(cfg: DictConfig) -> bool:
+    return _is(cfg.get("loss"), "CrossEntropy")
+
+
+LEARNS = OmegaConf.create({"_target_": "VariationalBound"})  # where no loss is chosen, none is wrong
 
 
 def _guides(cfg: DictConfig) -> bool:
     return _is(cfg.get("guidance"), "ClassifierFree") and cfg.guidance.scale != 1
 
 
+def _points(cfg: DictConfig) -> bool:
+    return _is(cfg.get("data"), "Points")
+
+
+def _draws(cfg: DictConfig, *names: str) -> bool:
+    return any(_is(part, *names) for part in (cfg.get("callbacks") or {}).values())
+
+
+def _samples(cfg: DictConfig) -> bool:
+    return _draws(cfg, "SampleGrid", "DenoisingStrip", "PointScatter", "PointProcess", "FewSteps")
+
+
+_ALL = "; experiment=points takes all that points need"
+
+# What the parts themselves cannot see, as it is between them: build.parts refuses by these too.
+CONFIG_RULES = (
+    Rule(
+        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT"),
+        "backbone=unet and dit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and "codec" in cfg and not _is(cfg.codec, "Identity"),
+        "codec encodes images, and these data are points; take codec=identity" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and bool(cfg.get("threshold")),
+        "threshold limits x0 to the range of images, [-1, 1], which is not that of points; take threshold=none" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and "extractor" in (cfg.get("metrics") or {}),
+        "metrics=fid looks at images, and these data are points; take metrics=points or none" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and _draws(cfg, "SampleGrid", "DenoisingStrip"),
+        "callbacks=default draws images, and these data are points; take callbacks=points" + _ALL,
+    ),
+    Rule(
+        lambda cfg: not _points(cfg) and _is(_part(cfg.get("metrics"), "evaluation"), "PointEvaluation"),
+        "metrics=points compares points in the plane, and these data are images; take metrics=fid or none",
+    ),
+    Rule(
+        lambda cfg: not _points(cfg) and _draws(cfg, "PointScatter", "PointProcess"),
+        "callbacks=points draws points in the plane, and these data are images; take callbacks=default",
+    ),
+    Rule(
+        lambda cfg: (
+            _points(cfg)
+            and (_is(cfg.get("loss"), "Hybrid") or _part(cfg.get("loss"), "T") or _is(cfg.get("schedule"), "Learned"))
+        ),
+        "the bound in steps ends with a decoder of 256 levels, which images have and points have not; "
+        "take loss=vlb loss.T=null and a schedule that is not learned",
+    ),
+    Rule(
+        lambda cfg: (
+            _is(cfg.get("loss"), "VariationalBound", "CrossEntropy") and "norm" in cfg and not _is(cfg.norm, "L2")
+        ),
+        "norm has no meaning with loss=vlb and cross_entropy, which are log-likelihoods; take norm=l2",
+    ),
+    Rule(
+        lambda cfg: (
+            _is(cfg.get("sampler"), "DDPM")
+            and cfg.sampler.variance == "learned"
+            and "loss" in cfg
+            and cfg.loss.get("variance") != "learned"
+        ),
+        "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
+    ),
+    Rule(
+        lambda cfg: _classifies(cfg) and (bool(cfg.get("metrics")) or bool(cfg.get("likelihood")) or _samples(cfg)),
+        "loss=cross_entropy trains a classifier, which makes no images; take experiment=noisy_classifier",
+    ),
+)
+
 RULES = (
     Rule(
-        lambda cfg: _part(cfg.get("data"), "root") is None and "root" in (cfg.get("data") or {}),
-        "data.root must be given, the folder of the images: data.root=<folder>; for fashion_mnist Debian's package "
+        lambda cfg: "analytic" in cfg and not cfg.get("run") and not cfg.analytic,
+        "run must be given, a trained run's folder: run=<folder>; or take an exact denoiser of the data, which needs "
+        "no training: analytic=empirical",
+    ),
+    Rule(
+        lambda cfg: bool(cfg.get("run") and cfg.get("analytic")),
+        "run and analytic are two denoisers, and there can be one; take run=<folder> for the trained network or "
+        "analytic=<option> for the exact one",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("data"), "FashionMNIST") and cfg.data.root is None,
+        "data.root must be given, the folder of the four IDX files; take data.root=<folder>: Debian's package "
         "dataset-fashion-mnist installs /usr/share/datasets/fashion-mnist",
     ),
     Rule(
-        lambda cfg: _pure_noise(cfg) and _is(cfg.parameterization, "Eps"),
-        "parameterization=eps says nothing about x0 at alpha = 0, where schedule=flow ends; "
+        lambda cfg: _is(cfg.get("data"), "ImageFolder") and cfg.data.root is None,
+        "data.root must be given, the folder of the images, in which a sub-folder is a class; take data.root=<folder>",
+    ),
+    Rule(
+        lambda cfg: _devices(cfg) > 1 and bool(cfg.batch_size % _devices(cfg)),
+        "batch_size, which counts the images of all devices, is no multiple of trainer.devices; take one that is",
+    ),
+    Rule(
+        lambda cfg: _pure_noise(cfg) and _is(cfg.get("parameterization"), "Eps", "Score"),
+        "parameterization=eps and score say nothing about x0 at alpha = 0, where this schedule ends; "
         "take parameterization=v or x0, or end the schedule before that with schedule.log_snr_min=-15",
     ),
     Rule(
-        lambda cfg: _pure_noise(cfg) and _is(_part(cfg.loss, "weighting"), "VLB"),
-        "loss=vlb weights t = 1 infinitely where schedule=flow ends at alpha = 0; "
-        "take loss=simple or min_snr, or end the schedule before that with schedule.log_snr_min=-15",
+        lambda cfg: _is(cfg.get("parameterization"), "Mean") and _is(cfg.get("schedule"), "sqrt_linear") and _ends(cfg),
+        "parameterization=mean says nothing about x0 where a schedule has ended early and the level stays; "
+        "take parameterization=v or x0, or schedule.log_snr_min=null",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Table") and OmegaConf.is_missing(cfg.schedule, "betas"),
+        "schedule.betas must be given, a number in (0, 1] a step; take schedule.betas=[0.01,0.05,0.2,0.5]",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Learned") and not _is(cfg.get("loss", LEARNS), "VariationalBound"),
+        "schedule=learned is trained by the bound alone: under other weights it would run to the easiest noise levels; "
+        "take loss=vlb",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Learned") and _part(cfg.get("loss"), "T") is not None,
+        "schedule=learned is trained in continuous time; take loss.T=null",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("loss"), "VariationalBound") and cfg.loss.variance == "learned" and cfg.loss.T is None,
+        "loss.variance=learned has a meaning in steps alone; give loss.T=1000, or take loss=hybrid",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("loss"), "Hybrid") and cfg.loss.variance != "learned",
+        "loss=hybrid learns the variance; take loss=simple for a fixed one",
+    ),
+    Rule(
+        lambda cfg: _classifies(cfg) != _is(cfg.get("backbone"), "Encoder") and "loss" in cfg,
+        "loss=cross_entropy and backbone=encoder make a classifier together, and neither has a meaning without the "
+        "other; take experiment=noisy_classifier",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("guidance"), "Classifier") and not cfg.guidance.classifier.run,
+        "guidance.classifier.run must be given, the folder of a run of experiment=noisy_classifier; take "
+        "guidance.classifier.run=<folder>",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("guidance"), "Autoguidance") and not cfg.guidance.weak.run,
+        "guidance.weak.run must be given, the folder of a run of a smaller or less trained model; take "
+        "guidance.weak.run=<folder>",
     ),
     Rule(
         lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),
@@ -176,17 +218,46 @@ RULES = (
         "sampler.steps is more than the steps of the spacing, spacing.T; take fewer sampler.steps or spacing=log_snr",
     ),
     Rule(
+        lambda cfg: _is(cfg.get("spacing"), "Custom") and not OmegaConf.is_list(_part(cfg.spacing, "times")),
+        "spacing=custom must be given its times, descending in (0, 1]: spacing.times=[1,0.6,0.3] sampler.steps=3",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("spacing"), "Custom") and len(cfg.spacing.times) != _part(cfg.get("sampler"), "steps"),
+        "spacing.times are not sampler.steps in number; give one time a step, without the final 0 "
+        "(take sampler.steps=3 with spacing.times=[1,0.6,0.3])",
+    ),
+    Rule(
+        lambda cfg: (
+            bool(_part(cfg.get("spacing"), "counts")) and sum(cfg.spacing.counts) != _part(cfg.get("sampler"), "steps")
+        ),
+        "spacing.counts do not add up to sampler.steps (take sampler.steps=45 with spacing.counts=[10,15,20])",
+    ),
+    Rule(
+        lambda cfg: _pure_noise(cfg) and _is(cfg.get("sampler"), "Langevin"),
+        "sampler=langevin works in x/alpha, and the schedule ends at alpha = 0; "
+        "take another sampler, or end the schedule before that with schedule.log_snr_min=-15",
+    ),
+    Rule(
         lambda cfg: (
             (_part(cfg.get("schedule"), "beta_min") or 0) > (_part(cfg.get("schedule"), "beta_max") or math.inf)
         ),
         "schedule.beta_min is larger than schedule.beta_max; give the smaller one first",
     ),
+    *CONFIG_RULES,
 )
 
 
 def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], DictConfig]) -> None:
     """One job's overrides. Raises ConfigError for a key, type or value, IncompatibleError for a combination."""
     overrides = OverridesParser.create().parse_overrides(words)
+    for override in overrides:
+        if override.is_delete() and not override.key_or_group.startswith("callbacks."):
+            raise ConfigError(
+                f"{override.input_line} takes away what every run needs; only callbacks can be left out, as in "
+                "~callbacks.samples"
+            )
+        if override.key_or_group == "hydra.run.dir" and not override.value():
+            raise ConfigError("hydra.run.dir is empty; give a folder, as in hydra.run.dir=outputs/mine")
     groups = [o for o in overrides if (conf / o.key_or_group).is_dir()]
     for override in groups:
         options = sorted(path.stem for path in (conf / override.key_or_group).glob("*.yaml"))
@@ -210,13 +281,18 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
         if limit is None or (value is None and (limit.null or OmegaConf.select(base, key) is None)):
             continue
         if not all(map(limit.allows, value if OmegaConf.is_list(value) else [value])):
-            raise ConfigError(f"{key}={value} makes no sense; allowed: {limit}")
+            raise ConfigError(f"{key}={shown(value)} makes no sense; allowed: {limit}")
     check_rules(cfg)
 
 
-def check_rules(cfg: DictConfig) -> None:
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def check_rules(cfg: DictConfig, rules: tuple[Rule, ...] = RULES) -> None:
     """Raises IncompatibleError for the first rule that is broken."""
-    for rule in RULES:
+    for rule in rules:
         if rule.broken(cfg):
             raise IncompatibleError(rule.reason)
 
@@ -230,19 +306,25 @@ def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
         ]
         raise ConfigError(f"{key} is no key here{_nearest(key, known) or '; --help shows all of them'}")
     default: Any = OmegaConf.select(base, key)
+    if value == "" and default is None:
+        raise ConfigError(f"{key} is empty; leave it out, or give it a value")
     if key in FREE or value is None or default is None or isinstance(default, DictConfig):
         return
     listed = OmegaConf.is_list(default)
     if listed and not isinstance(value, list):
-        raise ConfigError(f"{key}={value} is not a list; write {key}=[...], as {list(default)} is")
+        raise ConfigError(f"{key}={shown(value)} is not a list; write {key}=[...], as {list(default)} is")
+    if value == "":
+        raise ConfigError(f"{key} is empty; leave it out for what it is by default, {shown(default)}")
     for item in value if listed else [value]:
         example = default[0] if listed and len(default) else default
         kind = float if isinstance(example, float) else type(example)
         fits = isinstance(item, int | float) if kind is float else isinstance(item, kind)
         if isinstance(item, bool) != isinstance(example, bool) or not fits:
             names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-            allowed = f"; allowed: {LIMITS[key]}" if key in LIMITS else f", as {example} is"
-            raise ConfigError(f"{key}={value} is not {names.get(kind, kind.__name__)}{allowed}")
+            allowed = f"; allowed: {LIMITS[key]}" if key in LIMITS else f", as {shown(example)} is"
+            if kind is int and isinstance(item, float) and item.is_integer():
+                allowed = f"; write {item:.0f}"
+            raise ConfigError(f"{key}={shown(value)} is not {names.get(kind, kind.__name__)}{allowed}")
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

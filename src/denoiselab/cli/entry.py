@@ -34,7 +34,7 @@ def main(command: str) -> None:
     try:
         arguments = get_args_parser().parse_args()
         if command != "train":
-            run_options.register(arguments.overrides)
+            run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
             check(command, arguments.overrides, arguments.multirun)
 
@@ -89,7 +89,9 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
             known[tuple(words)] = composed(command, words)
         return known[tuple(words)]
 
-    for words in _expanded(overrides, multirun):
+    swept = _swept(command, overrides, multirun)
+    multirun = multirun or swept is not None
+    for words in _expanded([*(swept or []), *overrides], multirun):
         checks.check_words(words, CONF, once)
         if multirun and str(OmegaConf.select(once(words), "trainer.strategy")).startswith("ddp"):
             raise ConfigError(
@@ -98,23 +100,38 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
             )
 
 
-def composed(command: str, overrides: list[str]) -> DictConfig:
+def composed(command: str, overrides: list[str], hydra: bool = False) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, overrides)
+        return compose(command, overrides, return_hydra_config=hydra)
+
+
+def _swept(command: str, overrides: list[str], multirun: bool) -> list[str] | None:
+    """The words that the chosen experiment sweeps over by itself (hydra.sweeper.params); None where it is one run."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if not any(override.key_or_group in ("experiment", "hydra.mode") for override in parsed):
+        return None
+    try:
+        words = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
+        hydra = composed(command, words, hydra=True).hydra
+    except (HydraException, OmegaConfBaseException):
+        return None  # the checks that follow say what is wrong
+    if not multirun and hydra.mode != RunMode.MULTIRUN:
+        return None
+    return [f"{key}={values}" for key, values in (hydra.sweeper.params or {}).items()]
 
 
 def _expanded(overrides: list[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each job of a sweep; those of a single run are one job."""
-    alternatives = []
+    """The overrides of each job of a sweep, of one key the last; those of a single run are one job."""
+    alternatives = {}
     for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.get_key_element()
         if not override.is_sweep_override():
-            alternatives.append([override.input_line or ""])
+            alternatives[key] = [override.input_line or ""]
         elif multirun and override.is_discrete_sweep():
-            key = override.get_key_element()
-            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            alternatives[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         elif not multirun:
             raise ConfigError(
                 f"{override.input_line} gives several values; add -m to run one job for each, "
                 f"or write {override.key_or_group}=[...] if a list is meant"
             )
-    return [list(words) for words in itertools.product(*alternatives)]
+    return [list(words) for words in itertools.product(*alternatives.values())]

@@ -7,17 +7,24 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from denoiselab.cli import build, runs
-from denoiselab.metrics import Evaluation
+from denoiselab.errors import ConfigError
 
 
 def run(cfg: DictConfig) -> float:
-    """Writes metrics.json beside the run's own files; returns the FID."""
+    """Writes metrics.json beside the run's own files; returns the headline figure."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    pipeline, trained, about = runs.load(cfg.run, cfg.checkpoint, runs.device(cfg.device))
-    source = instantiate(trained.data)
-    evaluation = Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache)
-    figures = evaluation(pipeline, build.recipe(cfg), cfg.n, cfg.seed, cfg.batch_size)
-    about_run = {"run": str(cfg.run), "checkpoint": cfg.checkpoint, "step": about["step"], "code": runs.code_version()}
-    runs.write_json(figures | about_run, folder / "metrics.json")
-    runs.conclude("", figures, [folder / "metrics.json"])
-    return figures["fid"]
+    pipeline, trained, about = runs.given(cfg)
+    build.check_again(trained, cfg)
+    source, figures = instantiate(trained.data), {}
+    if "extractor" in cfg.metrics or "evaluation" in cfg.metrics:
+        evaluation = build.evaluation(cfg, source)
+        figures = evaluation(pipeline, build.recipe(cfg), cfg.n, cfg.seed, cfg.batch_size)
+    if cfg.likelihood:
+        judged = build.likelihood(cfg, source)(pipeline)
+        judged.write(folder)
+        figures = {"headline": judged.name} | judged.figures | figures
+    if not figures:
+        raise ConfigError("metrics=none likelihood=none leave nothing to find; take metrics=fid or likelihood=bound")
+    runs.write_json(figures | about["origin"] | {"code": runs.code_version()}, folder / "metrics.json")
+    runs.conclude("", figures, sorted([*folder.glob("likelihood.*"), folder / "metrics.json"]))
+    return figures[figures["headline"]]

@@ -13,25 +13,26 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from denoiselab.callbacks import Evaluate
+from denoiselab.callbacks import BitsPerDim, Evaluate
 from denoiselab.callbacks.logging import log_summary
 from denoiselab.cli import build, loggers, runs
 from denoiselab.cli.build import Parts
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
-from denoiselab.metrics import Evaluation
 from denoiselab.system import DiffusionSystem
 
 
 def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
-    """Trains, leaves pictures, figures and checkpoints in the run's folder, and returns the FID for a search."""
+    """Trains, leaves all that it made in the run's folder, and returns the headline figure for a search."""
     quiet()
     hydra = HydraConfig.get()
     system = make_system(cfg, parts)
-    callbacks = {name: instantiate(part) for name, part in cfg.callbacks.items()}
+    callbacks = {name: instantiate(part) for name, part in cfg.callbacks.items() if part}
     if cfg.metrics:
         callbacks = _with_evaluation(callbacks, cfg, parts.source)
+    if cfg.likelihood:
+        callbacks["likelihood"] = BitsPerDim(build.likelihood(cfg, parts.source), cfg.likelihood.every)
     choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
     group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
     trainer = make_trainer(cfg, folder, list(callbacks.values()))
@@ -46,12 +47,12 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
             trainer.validate(system, datamodule=data, verbose=False)
             logged |= trainer.callback_metrics
         seconds = time.monotonic() - started
-        fid = _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **logged})
+        figure = _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **logged})
     except BaseException:
         loggers.close(made, exit_code=1)
         raise
     loggers.close(made, exit_code=0)
-    return fid
+    return figure
 
 
 def make_system(cfg: DictConfig, parts: Parts) -> DiffusionSystem:
@@ -95,11 +96,8 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
 
 def _with_evaluation(callbacks: dict[str, pl.Callback], cfg: DictConfig, source: Source) -> dict[str, pl.Callback]:
     """The evaluation goes before the checkpoint, which judges by its figures."""
-
-    def make() -> Evaluation:
-        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache)
-
-    evaluate = Evaluate(make, cfg.metrics.n, cfg.metrics.every, cfg.metrics.seed, cfg.metrics.batch_size)
+    own = cfg.metrics
+    evaluate = Evaluate(lambda: build.evaluation(cfg, source), own.n, own.every, own.seed, own.batch_size)
     checkpoint = callbacks.pop("checkpoint", None)
     return callbacks | {"evaluate": evaluate} | ({"checkpoint": checkpoint} if checkpoint else {})
 
@@ -121,10 +119,11 @@ def _conclude(
     }
     runs.write_json(figures, folder / "metrics.json")
     log_summary(trainer, figures)
-    pictures = sorted((folder / "samples").glob(f"*_{trainer.global_step}.png"), reverse=True)
+    made = (folder / "samples").glob(f"*_{trainer.global_step}.*")
+    pictures = sorted((path for path in made if path.suffix in (".png", ".gif")), reverse=True)
     said = f"{trainer.global_step} steps in {figures['train_seconds']:.0f} s"
     runs.conclude(said, figures, [*pictures, folder / "metrics.json"])
-    return system.figures.get("fid")
+    return system.figures.get(system.figures.get("headline", ""))
 
 
 def quiet() -> None:

@@ -1,13 +1,19 @@
-"""The option `from_run` of the sampling axes: what the run given by run=<folder> was trained and sampled with."""
+"""What sample.py and evaluate.py start from: a trained run, run=<folder>, or an exact denoiser, analytic=<option>.
 
+The option `from_run` of an axis is what the run was trained and sampled with. Without a run it is train.py's default,
+but with neither guidance nor threshold: an exact denoiser is right as it is.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.errors import RunError
+from denoiselab.errors import ConfigError, RunError
 
-AXES = ("spacing", "sampler", "threshold", "guidance")
+SAMPLING = ("spacing", "sampler", "threshold", "guidance")
+TRAINED = ("schedule", "data")  # these cannot be changed once a network has learned them
 
 
 def saved_config(folder: str | Path) -> DictConfig:
@@ -19,14 +25,32 @@ def saved_config(folder: str | Path) -> DictConfig:
     if not path.exists():
         raise RunError(f"run={folder} is no run's folder: it has no .hydra/config.yaml")
     config = OmegaConf.load(path)
-    if not isinstance(config, DictConfig) or not set(AXES) <= set(config):
-        raise RunError(f"run={folder} is not a training run's folder: {path} has no {', '.join(AXES)}")
+    if not isinstance(config, DictConfig) or not {*SAMPLING, *TRAINED} <= set(config):
+        raise RunError(f"run={folder} is not a training run's folder: {path} has no {', '.join(SAMPLING + TRAINED)}")
     return config
 
 
-def register(overrides: list[str]) -> None:
-    """Makes `from_run` known to Hydra; empty where no run is given, which only --help survives."""
-    given = [word.partition("=")[2] for word in overrides if word.startswith("run=")]
-    config = saved_config(given[-1].strip("'\"")) if given else OmegaConf.create()
-    for axis in AXES:
-        ConfigStore.instance().store(group=axis, name="from_run", node=config.get(axis, {}))
+def register(overrides: list[str], defaults: Callable[[], DictConfig]) -> None:
+    """Makes `from_run` known to Hydra, and ${origin:}, where the results go; `defaults` is asked where no run is given.
+
+    Raises RunError for a folder that is no run's, ConfigError for what is the run's own.
+    """
+    run, analytic = _given(overrides, "run"), _given(overrides, "analytic")
+    config = saved_config(run) if run else defaults()
+    for axis in SAMPLING + TRAINED:
+        ConfigStore.instance().store(group=axis, name="from_run", node=config[axis])
+    origin = run or f"outputs/analytic/{analytic}"
+    OmegaConf.register_new_resolver("origin", lambda: origin, replace=True)
+    for word in overrides:
+        axis = word.lstrip("+~").partition("=")[0].partition(".")[0]
+        if run and axis in TRAINED:
+            raise ConfigError(
+                f"{word} cannot be chosen with run={run}, whose network was trained with its own {axis}; "
+                f"take analytic=empirical in place of run to choose the {axis}"
+            )
+
+
+def _given(overrides: list[str], key: str) -> str | None:
+    """The last value of a key; null is none."""
+    values = [word.partition("=")[2].strip("'\"") for word in overrides if word.partition("=")[0] == key]
+    return values[-1] if values and values[-1] != "null" else None

@@ -5,14 +5,20 @@ import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import denoiselab
+from denoiselab.backbones import Encoder
 from denoiselab.cli import build
-from denoiselab.errors import RunError
+from denoiselab.codecs import Identity
+from denoiselab.conditioning import Unconditional
+from denoiselab.data.source import to_float
+from denoiselab.denoiser import Denoiser
+from denoiselab.errors import ConfigError, RunError
 from denoiselab.pipeline import Pipeline
 from denoiselab.progress import console
 
@@ -36,10 +42,18 @@ def write_json(values: dict[str, Any], path: Path) -> None:
 def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
     """The last words on the terminal: what was done, the figures that a person looks for, and where the rest lies."""
     lines = [said] if said else []
+    few = "" if figures.get("floor_n") == figures.get("n") else f" at n {figures['floor_n']}, not to be compared"
     if "fid" in figures:
-        few = "" if figures["floor_n"] == figures["n"] else f" at n {figures['floor_n']}, not to be compared"
         floor, seen = f"real test images {figures['floor']:.2f}{few}", f"n {figures['n']}, {figures['extractor']}"
         lines.append(f"FID {figures['fid']:.2f}, {floor} ({seen})")
+    if "sliced_wasserstein" in figures:
+        floor, off = f"training points {figures['floor']:.4f}{few}", figures.get("off_plane")
+        seen = f"n {figures['n']}" if off is None else f"n {figures['n']}; {off:.2%} of the squared norm off the plane"
+        lines.append(f"sliced Wasserstein distance {figures['sliced_wasserstein']:.4f}, {floor} ({seen})")
+    for name, unit in (("bits_per_dim", "bits"), ("nats_per_dim", "nats")):
+        if name in figures:
+            told = f"{figures['likelihood']}, n {figures['likelihood.n']}"
+            lines.append(f"{figures[name]:.4f} +- {figures[f'{name}_error']:.4f} {unit} a dimension ({told})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
     console.print("\n".join([*lines, *map(os.path.relpath, files)]), highlight=False, soft_wrap=True)
@@ -76,4 +90,44 @@ def load(folder: str, checkpoint: str, on: torch.device) -> tuple[Pipeline, Dict
         raise RunError(
             f"{path} is damaged or of another version of denoiselab ({type(error).__name__}: {reason})"
         ) from error
-    return pipeline.to(on).eval(), cfg, about | {"step": state["global_step"]}
+    facts = {"run": str(folder), "checkpoint": checkpoint, "step": state["global_step"]}
+    return pipeline.to(on).eval(), cfg, about | {"step": state["global_step"], "origin": facts}
+
+
+def exact(cfg: DictConfig, on: torch.device) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
+    """The same of the exact denoiser analytic=<option> of the training images; mirrored too, where training does so.
+
+    Raises ConfigError for guidance by classes that there are not.
+    """
+    source = instantiate(cfg.data)
+    batch = source.train.__getitems__(range(len(source.train)))
+    points, labels = to_float(batch["image"]).double(), batch["label"]
+    if source.flip:
+        points, labels = torch.cat([points, points.flip(-1)]), labels.repeat(2)
+    denoiser = instantiate(cfg.analytic)(instantiate(cfg.schedule), points, labels)
+    if on.type == "mps":  # it has no float64
+        denoiser.float()
+    num_classes = 0 if denoiser.classes is None else source.num_classes
+    facts = build.words(cfg, ("analytic", "schedule"))
+    if num_classes == 0 and cfg.guidance.get("scale", 1) != 1:
+        raise ConfigError(
+            f"guidance.scale={cfg.guidance.scale} strengthens a class, and analytic={facts['analytic'].lower()} of "
+            f"data={source.name} has none; take guidance=none, or analytic=mixture or empirical and data with classes"
+        )
+    pipeline = Pipeline(cast(Denoiser, denoiser), Unconditional(), Identity(), source.shape)
+    about = {"image_shape": list(source.shape), "num_classes": num_classes, "class_names": list(source.class_names)}
+    return pipeline.to(on).eval(), cfg, about | {"origin": facts}
+
+
+def given(cfg: DictConfig) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
+    """What the command line names: a trained run or an exact denoiser. Raises RunError for a classifier's run."""
+    on = device(cfg.device)
+    if cfg.analytic:
+        return exact(cfg, on)
+    loaded = load(cfg.run, cfg.checkpoint, on)
+    if isinstance(loaded[0].denoiser.backbone, Encoder):
+        raise RunError(
+            f"run={cfg.run} is a classifier, which makes no images; give it as guidance.classifier.run={cfg.run} "
+            "beside the run of a denoiser and guidance=classifier"
+        )
+    return loaded

@@ -1,37 +1,50 @@
-"""python sample.py run=<folder>: images of a trained run, as a grid and one by one."""
+"""python sample.py run=<folder>: images of a trained run, as a grid and one by one; points, drawn and as numbers."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import Tensor
 
 from denoiselab.cli import build, runs
+from denoiselab.cli.inversions import invert_images
+from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
 from denoiselab.pictures import grid, write_png
+from denoiselab.point_pictures import beside
 from denoiselab.progress import track
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes grid.png, images/<i>.png and sample.json beside the run's own files."""
+    """Writes sample.json and grid.png with images/<i>.png, or points.png with points.npy, beside the run's files."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    pipeline, _, about = runs.load(cfg.run, cfg.checkpoint, runs.device(cfg.device))
+    pipeline, trained, about = runs.given(cfg)
+    build.check_again(trained, cfg)
     recipe = build.recipe(cfg)
+    if cfg.invert:
+        figures = invert_images(pipeline, recipe, instantiate(trained.data), cfg.n, cfg.batch_size, folder)
+        facts = {**about["origin"], "n": cfg.n, **figures, **recipe.words, "code": runs.code_version()}
+        runs.write_json(facts, folder / "sample.json")
+        runs.conclude(f"mean error {figures['error']:.4f} of images in [-1, 1]", {}, [folder / "grid.png"])
+        return
     labels = _labels(cfg, about["num_classes"])
     images = []
-    with track(f"generating {cfg.n} images", cfg.n) as advance:
+    what = "points" if len(pipeline.image_shape) == 1 else "images"
+    with track(f"generating {cfg.n} {what}", cfg.n) as advance:
         for batch in pipeline.generate(recipe, range(cfg.n), labels, cfg.seed, cfg.batch_size):
             images.append(batch.images)
             advance(len(batch.images))
     whole = torch.cat(images)
-    for index, image in enumerate(whole):
-        write_png(grid(image[None], 1, zoom=False), folder / "images" / f"{index:05d}.png")
-    columns = about["num_classes"] if cfg.n >= 2 * about["num_classes"] > 2 else round(cfg.n**0.5)
-    write_png(grid(whole, min(16, max(1, columns))), folder / "grid.png")
+    if what == "points":
+        told = labels if pipeline.conditioner.vector_dim else None
+        made = _write_points(whole, told, instantiate(trained.data), folder)
+    else:
+        made = _write_images(whole, about["num_classes"], folder)
     facts = {
-        "run": str(cfg.run),
-        "checkpoint": cfg.checkpoint,
-        "step": about["step"],
+        **about["origin"],
         "n": cfg.n,
         "seed": cfg.seed,
         "labels": labels.tolist(),
@@ -40,14 +53,29 @@ def run(cfg: DictConfig) -> None:
         "code": runs.code_version(),
     }
     runs.write_json(facts, folder / "sample.json")
-    runs.conclude(f"{cfg.n} images, {batch.evaluations} network evaluations each", {}, [folder / "grid.png"])
+    runs.conclude(f"{cfg.n} {what}, {batch.evaluations} network evaluations each", {}, made)
+
+
+def _write_images(images: Tensor, num_classes: int, folder: Path) -> list[Path]:
+    """The grid, which is what is told of, and each image by itself."""
+    for index, image in enumerate(images):
+        write_png(grid(image[None], 1, zoom=False), folder / "images" / f"{index:05d}.png")
+    columns = num_classes if len(images) >= 2 * num_classes > 2 else round(len(images) ** 0.5)
+    write_png(grid(images, min(16, max(1, columns))), folder / "grid.png")
+    return [folder / "grid.png"]
+
+
+def _write_points(points: Tensor, labels: Tensor | None, source: Points, folder: Path) -> list[Path]:
+    """The points beside as many test points, and as numbers, float32 (n, D)."""
+    write_png(beside(source, source.in_plane(points), labels), folder / "points.png")
+    np.save(folder / "points.npy", points.numpy())
+    return [folder / "points.png", folder / "points.npy"]
 
 
 def _labels(cfg: DictConfig, num_classes: int) -> torch.Tensor:
     """The wanted classes, round and round: (n,)."""
     wanted = list(range(max(1, num_classes))) if cfg.classes is None else list(cfg.classes)
     if not wanted or not all(type(c) is int and 0 <= c < max(1, num_classes) for c in wanted):
-        raise ConfigError(
-            f"classes={wanted} is not a list of this run's classes, which are the numbers 0 to {num_classes - 1}"
-        )
+        known = f"which are the numbers 0 to {num_classes - 1}" if num_classes else "of which there are none"
+        raise ConfigError(f"classes={wanted} is not a list of this model's classes, {known}")
     return torch.tensor([wanted[i % len(wanted)] for i in range(cfg.n)])

@@ -15,12 +15,12 @@ class Codec(nn.Module, ABC):
         """The inverse, as far as there is one."""
 
     @abstractmethod
-    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """The shape of one latent, for images of shape (C, H, W)."""
+    def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one latent, for images of shape (C, H, W) or points of shape (D,)."""
 
 
 class Identity(Codec):
-    """Diffusion in pixels."""
+    """Diffusion in pixels, or of the points themselves."""
 
     def encode(self, images: Tensor) -> Tensor:
         return images
@@ -28,5 +28,5 @@ class Identity(Codec):
     def decode(self, latents: Tensor) -> Tensor:
         return latents
 
-    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         return image_shape

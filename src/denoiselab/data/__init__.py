@@ -1,4 +1,4 @@
-"""The `data` axis: sources of uint8 images, and the data module that feeds them to the trainer.
+"""The `data` axis: sources of uint8 images or of points, and the data module that feeds them to the trainer.
 
 Names are imported when first used, so that `denoiselab.data.source` comes without Lightning.
 """
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from denoiselab.data.digits import Digits
     from denoiselab.data.fashion_mnist import FashionMNIST
     from denoiselab.data.image_folder import ImageFolder
+    from denoiselab.data.points import Points
     from denoiselab.data.source import Batch, ImageSet, InMemory, Source, to_float, to_uint8
 
 _MODULE_OF = {
@@ -22,6 +23,7 @@ _MODULE_OF = {
     "ImageFolder": "image_folder",
     "ImageSet": "source",
     "InMemory": "source",
+    "Points": "points",
     "Source": "source",
     "to_float": "source",
     "to_uint8": "source",
@@ -36,6 +38,7 @@ __all__ = [
     "ImageFolder",
     "ImageSet",
     "InMemory",
+    "Points",
     "Source",
     "to_float",
     "to_uint8",

@@ -1,7 +1,8 @@
-"""What an option of the `data` axis is: two sets of labelled images and the facts that a model is built from.
+"""What an option of the `data` axis is: two sets of labelled images or points and the facts a model is built from.
 
 Images stay uint8 (N, C, H, W) until they are on the device: a quarter of the memory and of the transfer of float32.
-Networks see u -> 2u/255 - 1 in [-1, 1]; `to_uint8` inverts that exactly on all 256 values.
+Networks see u -> 2u/255 - 1 in [-1, 1]; `to_uint8` inverts that exactly on all 256 values. Points are float32 (N, D),
+and networks see them as they are.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 Batch = dict[str, Tensor]
-"""{"image": uint8 (B, C, H, W), "label": int64 (B,)}; what is batched may add keys whose first dimension is B."""
+"""{"image": uint8 (B, C, H, W), or points, float32 (B, D); "label": int64 (B,)}.
+
+What is batched may add keys whose first dimension is B."""
 
 _FINGERPRINT_CHUNK = 256
 
@@ -36,11 +39,13 @@ class ImageSet(Dataset[Batch], ABC):
 
 @final
 class InMemory(ImageSet):
-    """Images held as one uint8 tensor (N, C, H, W) beside their int64 labels (N,)."""
+    """Images as one uint8 tensor (N, C, H, W), or points, float32 (N, D), beside their int64 labels (N,)."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"images are uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if (images.dtype, images.ndim) not in ((torch.uint8, 4), (torch.float32, 2)):
+            raise ValueError(
+                f"images are uint8 (N, C, H, W), points float32 (N, D), got {images.dtype} {tuple(images.shape)}"
+            )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ValueError(f"labels are int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
         self.images = images
@@ -66,8 +71,8 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of every image, (D,) of every point."""
 
     @property
     @abstractmethod
@@ -93,13 +98,16 @@ class Source(ABC):
             digest.update(f"|{len(split)}|".encode())
             for start in range(0, len(split), _FINGERPRINT_CHUNK):
                 batch = split.__getitems__(range(start, min(start + _FINGERPRINT_CHUNK, len(split))))
-                digest.update(batch["image"].numpy().tobytes())
+                images = batch["image"].numpy()
+                digest.update(images.astype(images.dtype.newbyteorder("<")).tobytes())
                 digest.update(batch["label"].numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
+    """uint8 -> float32 in [-1, 1]. Floats are data as they are."""
+    if images.is_floating_point():
+        return images
     return images.to(torch.float32) * 2 / 255 - 1
 
 

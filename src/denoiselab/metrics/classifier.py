@@ -26,7 +26,7 @@ RECIPE = "cnn-3: 64 features, AdamW 2e-3 one-cycle, batch 64, shifts of up to 1/
 class Classifier(Extractor):
     """Convolutions at full, half and quarter resolution, mean over positions, 64 features, class scores."""
 
-    def __init__(self, shape: tuple[int, int, int], num_classes: int, width: int = 32, dim: int = 64) -> None:
+    def __init__(self, shape: tuple[int, ...], num_classes: int, width: int = 32, dim: int = 64) -> None:
         super().__init__()
         self.dim = dim
 

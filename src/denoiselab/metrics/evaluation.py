@@ -62,7 +62,7 @@ class Evaluation:
     def __call__(
         self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 100
     ) -> dict[str, Any]:
-        """Figures of samples 0 ... n - 1 of a seed, in plain values.
+        """Figures of samples 0 ... n - 1 of a seed, in plain values; "headline" names the one that judges the model.
 
         n None: as many as there are test images, but no more than 1,000.
         """
@@ -70,7 +70,7 @@ class Evaluation:
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
         started = time.monotonic()
-        self.extractor.to(next(pipeline.parameters()).device)
+        self.extractor.to(pipeline.device)
         generated, right, evaluations = Moments(self.extractor.dim), 0, 0
         mine = distributed.share(n)
         labels = balanced_labels(mine, self.source.num_classes)
@@ -85,6 +85,7 @@ class Evaluation:
                 advance(len(batch.images) * distributed.world_size())
         floor_n = min(n, len(self.source.test))
         figures: dict[str, Any] = {
+            "headline": "fid",
             "fid": frechet_distance(generated.reduced(), self.reference),
             "floor": self.floor(floor_n),
             "n": n,

@@ -26,7 +26,7 @@ def langevin_step(x: Tensor, eps: Tensor, sigma: Tensor, epsilon: Tensor, z: Ten
 
 
 class Langevin(Sampler):
-    """`epsilon` is relative to n^2, to mean the same on every schedule: the paper's 2e-5 at a last sigma of 0.01 is 0.2.
+    """`epsilon` is relative to n^2, to mean the same on every schedule; the paper's 2e-5 at its last sigma 0.01 is 0.2.
     After the last level's steps x_0 is x0_hat; steps * inner + 1 evaluations.
 
     Raises ConfigError for no inner step, or an epsilon outside (0, 4), where the dynamics diverge at high noise; and

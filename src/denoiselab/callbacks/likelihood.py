@@ -1,0 +1,26 @@
+"""The likelihood of the test images under the averaged weights."""
+
+import pytorch_lightning as pl
+
+from denoiselab.callbacks.logging import log_figures, log_picture, run_folder
+from denoiselab.callbacks.periodic import Periodic
+from denoiselab.metrics.likelihood import LikelihoodEvaluation
+from denoiselab.system import DiffusionSystem
+
+
+class BitsPerDim(Periodic):
+    """val/bits_per_dim with its parts and errors; the newest in likelihood.csv, likelihood.png and system.figures."""
+
+    def __init__(self, evaluation: LikelihoodEvaluation, every: int | None = None) -> None:
+        super().__init__(every)
+        self.evaluation = evaluation
+
+    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+        with system.ema.swapped():
+            judged = self.evaluation(system.pipeline)
+        system.figures = {**system.figures, **judged.figures}
+        if trainer.is_global_zero:
+            log_figures(trainer, {f"val/{name}": value for name, value in judged.logged.items()})
+            picture = judged.write(run_folder(trainer))
+            if picture is not None:
+                log_picture(trainer, "likelihood", picture, f"step {trainer.global_step}, {judged.caption}")

@@ -1,0 +1,59 @@
+"""Trained runs as guides: the classifier of classifier guidance, the weak model of autoguidance."""
+
+import torch
+from torch import Tensor
+
+from denoiselab.backbones import Encoder
+from denoiselab.cli import runs
+from denoiselab.denoiser import Prediction
+from denoiselab.errors import ConfigError, RunError
+from denoiselab.guidance import AtSameSNR
+from denoiselab.pipeline import Pipeline
+from denoiselab.schedules import Schedule
+
+
+class _Guide:
+    """A run's model on whichever device it is asked."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline.requires_grad_(False)
+        self.translated = AtSameSNR(pipeline.denoiser.schedule)
+
+    def asked(self, x_t: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """(x_t, t) of `schedule` as this model knows them."""
+        self.pipeline.to(x_t.device)
+        return self.translated(x_t, t, schedule)
+
+
+class ClassifierGuide(_Guide):
+    def __call__(self, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+        """Class scores (B, classes)."""
+        return self.pipeline.denoiser.output(*self.asked(x_t, t, schedule)).F
+
+
+class WeakGuide(_Guide):
+    def __call__(self, x_t: Tensor, t: Tensor, schedule: Schedule, label: Tensor | None) -> Prediction:
+        cond = None if label is None else self.pipeline.conditioner({"label": label})
+        return self.pipeline.denoiser(*self.asked(x_t, t, schedule), cond)
+
+
+def classifier(run: str | None, checkpoint: str = "last") -> ClassifierGuide:
+    """Raises ConfigError without a run, RunError for one that is no classifier's."""
+    pipeline = _loaded(run, checkpoint, "guidance.classifier.run", "one of experiment=noisy_classifier")
+    if not isinstance(pipeline.denoiser.backbone, Encoder):
+        raise RunError(f"run {run} is no classifier; train one with python train.py experiment=noisy_classifier")
+    return ClassifierGuide(pipeline)
+
+
+def weak_model(run: str | None, checkpoint: str = "last") -> WeakGuide:
+    """Raises ConfigError without a run, RunError for a classifier's."""
+    pipeline = _loaded(run, checkpoint, "guidance.weak.run", "of a smaller or less trained model")
+    if isinstance(pipeline.denoiser.backbone, Encoder):
+        raise RunError(f"run {run} is a classifier; autoguidance needs a denoiser, smaller or less trained")
+    return WeakGuide(pipeline)
+
+
+def _loaded(run: str | None, checkpoint: str, key: str, what: str) -> Pipeline:
+    if run is None:
+        raise ConfigError(f"{key} must be given, a run's folder, {what}")
+    return runs.load(run, checkpoint, torch.device("cpu"))[0]

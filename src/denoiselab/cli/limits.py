@@ -1,0 +1,196 @@
+"""The limits of single values, key by key: what a number or a word on the command line may be."""
+
+import math
+from typing import Any, NamedTuple
+
+
+class Limit(NamedTuple):
+    """A sensible value: a number in [low, high], or one of `words`; null too where the default is null."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    words: tuple[Any, ...] = ()
+    above: bool = False  # low itself is not allowed
+    null: bool = False  # null has a meaning though the default is another
+
+    def allows(self, value: Any) -> bool:
+        if self.words:
+            return value in self.words
+        return isinstance(value, int | float) and math.isfinite(value) and self._inside(value)
+
+    def _inside(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.words:
+            text = " or ".join(map(str, self.words))
+        elif math.isinf(self.high):
+            text = "a number" if math.isinf(self.low) else f"{'above' if self.above else 'at least'} {self.low:g}"
+        else:
+            text = f"{'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+        return f"{text}, or null" if self.null else text
+
+
+COUNT, NATURAL, POSITIVE, SHARE = Limit(1), Limit(0), Limit(0, above=True), Limit(0, 1)
+COUNT_OR_NULL = Limit(1, null=True)
+
+# What Lightning judges itself, in more forms than a type can tell.
+FREE = ("trainer.devices", "trainer.precision")
+
+LIMITS = {
+    "seed": NATURAL,
+    "batch_size": COUNT,
+    "num_workers": NATURAL,
+    "n": COUNT,
+    "checkpoint": Limit(words=("last", "best")),
+    "device": Limit(words=("auto", "cpu", "cuda", "mps")),
+    "schedule.T": Limit(2, null=True),
+    "schedule.beta_min": POSITIVE,
+    "schedule.beta_max": POSITIVE,
+    "schedule.s": POSITIVE,
+    "schedule.log_snr_min": Limit(null=True),
+    "schedule.shift": POSITIVE,
+    "schedule.beta": POSITIVE,
+    "schedule.betas": Limit(0, 1, above=True),
+    "schedule.sigma_min": POSITIVE,
+    "schedule.sigma_max": POSITIVE,
+    "schedule.start": Limit(),
+    "schedule.end": Limit(),
+    "schedule.tau": POSITIVE,
+    "schedule.units": COUNT,
+    "parameterization.T": Limit(2),
+    "parameterization.sigma_data": POSITIVE,
+    "loss.weighting.gamma": POSITIVE,
+    "loss.weighting.offset": NATURAL,
+    "loss.weighting.k": NATURAL,
+    "loss.weighting.sigma_data": POSITIVE,
+    "loss.weighting.b": Limit(),
+    "loss.weighting.T": Limit(2),
+    "loss.T": Limit(2, null=True),
+    "loss.variance": Limit(words=("small", "large", "learned")),
+    "loss.weight_vlb": POSITIVE,
+    "loss.features": COUNT,
+    "norm.delta": POSITIVE,
+    "time_sampling.T": COUNT,
+    "time_sampling.mean": Limit(),
+    "time_sampling.std": POSITIVE,
+    "time_sampling.history": COUNT,
+    "time_sampling.uniform": Limit(0, 1, above=True),
+    "spacing.T": COUNT_OR_NULL,
+    "spacing.t_min": Limit(0, 0.5, above=True),
+    "spacing.rho": POSITIVE,
+    "spacing.sigma_min": POSITIVE,
+    "spacing.sigma_max": POSITIVE,
+    "spacing.counts": COUNT_OR_NULL,
+    "sampler.steps": COUNT,
+    "sampler.eta": SHARE,
+    "sampler.s_churn": NATURAL,
+    "sampler.s_min": NATURAL,
+    "sampler.s_max": NATURAL,
+    "sampler.s_noise": POSITIVE,
+    "sampler.variance": Limit(words=("small", "large", "interpolated", "learned")),
+    "sampler.fraction": SHARE,
+    "sampler.inner": COUNT,
+    "sampler.epsilon": Limit(0, 3.99, above=True),
+    "sampler.snr": POSITIVE,
+    "sampler.corrector_steps": NATURAL,
+    "sampler.rtol": Limit(0, 1, above=True),
+    "sampler.atol": Limit(0, 1, above=True),
+    "sampler.t_min": Limit(0, 0.5, above=True),
+    "sampler.order": Limit(1, 3),
+    "sampler.variant": Limit(words=("bh1", "bh2")),
+    "threshold.low": Limit(),
+    "threshold.percentile": Limit(0, 1, above=True),
+    "threshold.high": Limit(),
+    "guidance.scale": Limit(),
+    "guidance.sigma_low": NATURAL,
+    "guidance.sigma_high": POSITIVE,
+    "guidance.rescale": SHARE,
+    "guidance.classifier.checkpoint": Limit(words=("last", "best")),
+    "guidance.weak.checkpoint": Limit(words=("last", "best")),
+    "conditioning.dim": COUNT,
+    "conditioning.num_classes": COUNT_OR_NULL,
+    "backbone.num_classes": COUNT_OR_NULL,
+    "conditioning.drop": SHARE,
+    "backbone.channels": COUNT,
+    "backbone.blocks": COUNT,
+    "backbone.multipliers": COUNT,
+    "backbone.attention": COUNT,
+    "backbone.heads": COUNT,
+    "backbone.dropout": Limit(0, 0.99),
+    "backbone.patch": COUNT,
+    "backbone.width": COUNT,
+    "backbone.depth": COUNT,
+    "backbone.mlp_ratio": COUNT,
+    "data.size": COUNT,
+    "data.channels": Limit(words=(1, 3)),
+    "data.test_fraction": Limit(0.001, 0.999),
+    "data.memory_mb": NATURAL,
+    "data.train": Limit(2),
+    "data.test": Limit(2),
+    "data.dim": Limit(2),
+    "data.seed": NATURAL,
+    "data.distribution.noise": NATURAL,
+    "data.distribution.modes": COUNT,
+    "data.distribution.std": NATURAL,
+    "data.distribution.squares": Limit(2),
+    "data.distribution.arms": COUNT,
+    "data.distribution.radial": NATURAL,
+    "data.distribution.tangential": NATURAL,
+    "data.distribution.twist": Limit(),
+    "optimizer.lr": POSITIVE,
+    "optimizer.betas": Limit(0, 0.99999),
+    "optimizer.weight_decay": NATURAL,
+    "optimizer.warmup_steps": NATURAL,
+    "optimizer.decay": Limit(words=("cosine", "constant")),
+    "ema.decay": Limit(0, 0.999999),
+    "trainer.max_steps": COUNT,
+    "trainer.accumulate_grad_batches": COUNT,
+    "trainer.gradient_clip_val": Limit(0, above=True, null=True),
+    "trainer.val_check_interval": COUNT,
+    "trainer.log_every_n_steps": COUNT,
+    "logger.mode": Limit(words=("offline", "online")),
+    "metrics.every": COUNT_OR_NULL,
+    "metrics.n": Limit(2),
+    "metrics.seed": NATURAL,
+    "metrics.batch_size": COUNT,
+    "metrics.evaluation.directions": COUNT,
+    "likelihood.every": COUNT_OR_NULL,
+    "likelihood.n": Limit(2, null=True),
+    "likelihood.batch_size": COUNT,
+    "likelihood.method.T": Limit(2),
+    "likelihood.method.K": Limit(2),
+    "likelihood.method.variance": Limit(words=("small", "large")),
+    "likelihood.method.bins": COUNT,
+    "likelihood.method.seed": NATURAL,
+    "likelihood.method.spacing.t_min": Limit(0, 0.5, above=True),
+    "likelihood.method.steps": Limit(2),
+    "likelihood.method.probes": COUNT_OR_NULL,
+    "likelihood.method.t_min": Limit(0, 0.5, above=True),
+    "callbacks.pace.every": COUNT,
+    "callbacks.samples.n": COUNT,
+    "callbacks.samples.columns": COUNT,
+    "callbacks.samples.every": COUNT_OR_NULL,
+    "callbacks.samples.seed": NATURAL,
+    "callbacks.samples.batch_size": COUNT,
+    "callbacks.denoising.n": COUNT,
+    "callbacks.denoising.moments": COUNT,
+    "callbacks.denoising.every": COUNT_OR_NULL,
+    "callbacks.denoising.seed": NATURAL,
+    "callbacks.scatter.n": COUNT,
+    "callbacks.scatter.every": COUNT_OR_NULL,
+    "callbacks.scatter.seed": NATURAL,
+    "callbacks.scatter.batch_size": COUNT,
+    "callbacks.process.n": Limit(2),
+    "callbacks.process.moments": Limit(2),
+    "callbacks.process.paths": NATURAL,
+    "callbacks.process.frames": Limit(2),
+    "callbacks.process.every": COUNT_OR_NULL,
+    "callbacks.process.seed": NATURAL,
+    "callbacks.few_steps.evaluations": COUNT,
+    "callbacks.few_steps.n": Limit(2),
+    "callbacks.few_steps.seed": NATURAL,
+    "callbacks.few_steps.batch_size": COUNT,
+    "callbacks.checkpoint.monitor": Limit(words=("fid", "sliced_wasserstein"), null=True),
+    "callbacks.checkpoint.every_n_train_steps": COUNT_OR_NULL,
+}

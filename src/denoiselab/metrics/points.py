@@ -1,0 +1,100 @@
+"""Figures of generated points: the sliced Wasserstein-1 distance in the plane, and what lies off the plane.
+
+SW(a, b) = mean over directions d_k of W1(<a, d_k>, <b, d_k>) (Rabin 2011), d_k = (cos, sin)(pi (k + 1/2)/K),
+k = 0 ... K - 1. In one dimension W1 = integral |F_a - F_b|, F the empirical distribution functions, which sorting gives
+exactly, for any two numbers of points. Points of D > 2 dimensions are brought to the plane first, so that figures of
+different D can be compared; the share of their squared norm that this loses stands beside it, as `off_plane`.
+"""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab import distributed
+from denoiselab.data.points import Points
+from denoiselab.errors import ConfigError
+from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
+from denoiselab.progress import track
+
+
+def wasserstein(a: Tensor, b: Tensor) -> Tensor:
+    """W1 of the columns of a: (n, K) and b: (m, K), each row with the same weight: (K,), exact."""
+    a, b = a.T.sort(1).values, b.T.sort(1).values
+    values = torch.cat([a, b], 1).sort(1).values
+    left = values[:, :-1].contiguous()
+    F_a, F_b = (torch.searchsorted(x.contiguous(), left, right=True).to(x) / x.shape[1] for x in (a, b))
+    return ((F_a - F_b).abs() * values.diff(dim=1)).sum(1)
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 64) -> float:
+    """SW of points in the plane, a: (n, 2) and b: (m, 2)."""
+    angle = math.pi * (torch.arange(directions, dtype=torch.float64) + 0.5) / directions
+    d = torch.stack([angle.cos(), angle.sin()])
+    return float(wasserstein(a.double() @ d, b.double() @ d).mean())
+
+
+class PointEvaluation:
+    """Figures of generated points against a data set's test points.
+
+    The floor is the distance of the training points, the first n of them, from the test points: what a perfect model
+    would be expected to get. All ranks take part; each figure is the same on all of them.
+    """
+
+    def __init__(self, source: Points, directions: int = 64) -> None:
+        self.source, self.directions = source, directions
+        self.reference = source.in_plane(source.test.images)
+
+    def floor(self, n: int) -> float:
+        """The distance of the first n training points from the test points."""
+        return self._distance(self.source.in_plane(self.source.train.images[:n]))
+
+    def _distance(self, plane: Tensor) -> float:
+        return sliced_wasserstein(plane, self.reference, self.directions)
+
+    def __call__(
+        self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 2048
+    ) -> dict[str, Any]:
+        """Figures of samples 0 ... n - 1 of a seed, in plain values. n None: as many as there are test points."""
+        n = len(self.source.test) if n is None else n
+        if n < 2:
+            raise ConfigError(f"metrics.n={n}: a distance of distributions needs at least 2 points, and some hundreds")
+        started = time.monotonic()
+        mine, evaluations = distributed.share(n), 0
+        points = torch.empty(0, *self.source.shape)
+        with track(f"generating {n} points", n, quiet=distributed.rank() > 0) as advance:
+            for batch in pipeline.generate(
+                recipe, mine, balanced_labels(mine, self.source.num_classes), seed, batch_size
+            ):
+                points, evaluations = torch.cat([points, batch.images]), batch.evaluations
+                advance(len(batch.images) * distributed.world_size())
+        points = distributed.collect(points, mine, n)
+        plane, floor_n = self.source.in_plane(points), min(n, len(self.source.train))
+        figures: dict[str, Any] = {
+            "headline": "sliced_wasserstein",
+            "sliced_wasserstein": self._distance(plane),
+            "floor": self.floor(floor_n),
+            "n": n,
+            "floor_n": floor_n,
+            "directions": self.directions,
+        }
+        if len(self.source.projection) > 2:
+            figures["off_plane"] = off_plane(points, plane)
+        return figures | {
+            "data": self.source.name,
+            "dim": len(self.source.projection),
+            "split": f"train {len(self.source.train)}, test {len(self.source.test)}",
+            "data_fingerprint": self.source.fingerprint[:16],
+            "sample_seed": seed,
+            "nfe": evaluations,
+            **recipe.words,
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
+
+def off_plane(points: Tensor, plane: Tensor) -> float:
+    """sum |x - P P^T x|^2 / sum |x|^2, of x: (n, D) and P^T x: (n, 2)."""
+    whole = points.double().square().sum()
+    return float((1 - plane.square().sum() / whole).clamp(min=0))
