@@ -32,7 +32,10 @@ def main(command: str) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are; they are told here
     try:
-        arguments = get_args_parser().parse_args()
+        parser = get_args_parser()
+        parser.error = lambda message: _stop(f"{message}; --help shows what there is")  # type: ignore[method-assign]
+        arguments = parser.parse_args()
+        there = _given_folder(arguments.overrides)
         if command != "train":
             run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
@@ -45,7 +48,8 @@ def main(command: str) -> None:
             except (UserError, InstantiationException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise  # the other jobs go on, and Hydra says which one it was
-                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+                if not there:
+                    _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
                 _tell(error)
 
         task()
@@ -64,9 +68,17 @@ def main(command: str) -> None:
 def _tell(error: Exception) -> NoReturn:
     """A slip found by a part as it was built reaches us inside of Hydra's own error."""
     slip = error.__cause__ if isinstance(error, InstantiationException) else error
-    if not isinstance(slip, UserError):
-        raise error
-    _stop(str(slip))
+    if isinstance(slip, UserError):
+        _stop(str(slip))
+    if str(error).startswith("Error locating target"):  # a _target_ that is nowhere
+        _stop(" ".join(str(error).split()).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ";"))
+    raise error
+
+
+def _given_folder(overrides: list[str]) -> bool:
+    """Whether hydra.run.dir names a folder that is there before we are."""
+    given = [word.partition("=")[2] for word in overrides if word.startswith("hydra.run.dir=")]
+    return bool(given) and Path(given[-1].strip("'\"")).exists()
 
 
 def _remove_if_empty(folder: Path) -> None:
