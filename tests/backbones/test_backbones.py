@@ -112,3 +112,16 @@ def test_without_a_condition_the_network_has_no_weights_for_one(backbone):
     (x, t, _), network = inputs(), randomised(BACKBONES[backbone](0))
     assert not any("cond" in name for name, _ in network.named_parameters())
     assert relative(network(x, t - 0.01, Cond()), network(x, t, Cond())) > 1e-3
+
+
+@over("backbone", BACKBONES)
+def test_two_outputs_are_two_tensors_like_x_one_after_the_other_in_its_first_dimension(backbone):
+    kinds = {"mlp": MLP, "relu_mlp": ReLUMLP, "unet": UNet, "dit": DiT}
+    small = {"unet": {"channels": 8, "attention": (4,), "heads": 2, "blocks": 1}}.get(
+        backbone, {"width": 32, "depth": 2}
+    )
+    network = randomised(kinds[backbone](SHAPE, DIM, outputs=2, **small))
+    x, t, cond = inputs()
+    first, second = network(x, t, cond).chunk(2, dim=1)
+    assert first.shape == second.shape == x.shape
+    assert relative(first, second) > 1e-3

@@ -34,7 +34,8 @@ def samples(system: DiffusionSystem, n: int, seed: int, classes: int) -> Tensor:
 
 
 def few(name: str = "moons", dim: int = 2) -> Points:
-    return Points(name, {"moons": moons, "mixture": mixture, "swiss_roll": swiss_roll}[name], train=64, test=40, dim=dim)
+    drawn = {"moons": moons, "mixture": mixture, "swiss_roll": swiss_roll}[name]
+    return Points(name, drawn, train=64, test=40, dim=dim)
 
 
 @pytest.mark.parametrize(("name", "dim", "cond_dim"), [("moons", 2, 4), ("mixture", 7, 0), ("swiss_roll", 3, 0)])
@@ -99,7 +100,7 @@ def test_the_film_of_the_reverse_process_begins_with_the_noise_and_ends_with_the
 
 @pytest.mark.parametrize("dim", [2, 6])
 def test_the_arrows_of_normal_data_point_to_the_centre_with_the_length_of_the_exact_score(dim):
-    """For N(0, I) in D dimensions eps_hat = sigma x/(alpha^2 + sigma^2), of which the noise off the plane is no part."""
+    """For N(0, I) in D dimensions eps_hat = sigma x/(alpha^2 + sigma^2), whatever the noise off the plane."""
     source = few(dim=dim)
     pipeline = point_pipeline(source).double()
 

@@ -1,4 +1,4 @@
-"""Points in the plane: their shapes are those that the formulas say, and more dimensions change nothing in the plane."""
+"""Points in the plane have the shapes that the formulas say, and more dimensions change nothing in the plane."""
 
 import math
 from functools import partial

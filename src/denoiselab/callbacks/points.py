@@ -93,6 +93,7 @@ class PointProcess(Periodic):
         super().__init__(every)
         self.n, self.moments, self.paths, self.frames, self.seed = n, moments, paths, frames, seed
 
+    @torch.no_grad()  # a schedule may have weights
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
         if not trainer.is_global_zero:
             return

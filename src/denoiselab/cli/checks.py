@@ -128,6 +128,10 @@ CONFIG_RULES = (
         "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
     ),
     Rule(
+        lambda cfg: _draws(cfg, "FewSteps") and not cfg.get("metrics"),
+        "experiment=few_steps compares samplers by a figure, and metrics=none has none; take metrics=fid",
+    ),
+    Rule(
         lambda cfg: _classifies(cfg) and (bool(cfg.get("metrics")) or bool(cfg.get("likelihood")) or _samples(cfg)),
         "loss=cross_entropy trains a classifier, which makes no images; take experiment=noisy_classifier",
     ),

@@ -12,6 +12,7 @@ import hydra
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
@@ -113,6 +114,9 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
 
 
 def composed(command: str, overrides: list[str], hydra: bool = False) -> DictConfig:
+    """A command's configuration with these overrides, before Hydra runs or within its run."""
+    if GlobalHydra.instance().is_initialized():
+        return compose(command, overrides, return_hydra_config=hydra)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(command, overrides, return_hydra_config=hydra)
 
