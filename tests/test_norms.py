@@ -12,25 +12,18 @@ def one(value):
 
 
 @pytest.mark.parametrize("scale", [-2.0, 0.5, 3.0])
-def test_a_norm_is_that_of_the_scaled_error_times_the_weight(scale):
+def test_a_norm_is_that_of_the_scaled_error(scale):
     e = scale * ERROR
     for norm, size in ((L2(), e**2), (L1(), e.abs())):
-        torch.testing.assert_close(norm(ERROR, one(scale), one(0.7)), 0.7 * size, rtol=1e-14, atol=0)
+        torch.testing.assert_close(norm(ERROR, one(scale)), size, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("delta", [0.2, 1.0, 100.0])
 def test_huber_is_the_square_up_to_delta_and_goes_on_as_its_tangent(delta):
-    found, e = Huber(delta)(ERROR, one(1.0), one(1.0)), ERROR.abs()
+    found, e = Huber(delta)(ERROR, one(1.0)), ERROR.abs()
     inside = e <= delta
     torch.testing.assert_close(found[inside], e[inside] ** 2)
     torch.testing.assert_close(found[~inside], delta**2 + 2 * delta * (e[~inside] - delta), rtol=1e-13, atol=0)
-
-
-def test_nothing_overflows_where_the_weight_is_large_and_the_scale_small():
-    for norm in (L2(), L1(), Huber()):
-        found = norm(ERROR.float(), one(1e-13), one(1e26))
-        assert found.isfinite().all()
-    torch.testing.assert_close(L2()(ERROR.float(), one(1e-13), one(1e26)), ERROR.float() ** 2)
 
 
 def test_a_huber_without_a_square_is_refused():

@@ -13,11 +13,11 @@ from denoiselab.denoiser import Denoiser, Prediction
 from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.learned_schedule import Learned
 from denoiselab.norms import L1, Huber
-from denoiselab.objectives import CrossEntropy, Hybrid, LearnedUncertainty, VariationalBound, WeightedMSE
+from denoiselab.objectives import CrossEntropy, Hybrid, LearnedUncertainty, VariationalBound, WeightedMSE, rounded_up
 from denoiselab.parameterizations import V
 from denoiselab.samplers.sampler import posterior_variance
 from denoiselab.schedules import like
-from denoiselab.time_sampling import LogNormal, TimeSampler, Uniform
+from denoiselab.time_sampling import LogitNormal, LogNormal, TimeSampler, Uniform
 from denoiselab.weightings import MinSNR, Simple
 
 NORMS = [(L1(), lambda e: e.abs()), (Huber(0.3), lambda e: 2 * huber_loss(e, torch.zeros_like(e), "none", 0.3))]
@@ -62,9 +62,10 @@ def test_the_loss_is_the_weighted_eps_mse(schedule, parameterization, weighting)
     found = WeightedMSE(weighting, Uniform())(denoiser, x0, t=t, eps=eps) / weighting(schedule, t)
     # eps_hat - eps cancels where the loss is small; in the output space nothing does.
     torch.testing.assert_close(found, error.square().mean((1, 2)), rtol=1e-8, atol=1e-13)
+    weighted = torch.sqrt(weighting(schedule, t))[:, None, None] * error
     for norm, size in NORMS:
-        found = WeightedMSE(weighting, Uniform(), norm)(denoiser, x0, t=t, eps=eps) / weighting(schedule, t)
-        torch.testing.assert_close(found, size(error).mean((1, 2)), rtol=1e-6, atol=1e-7)
+        found = WeightedMSE(weighting, Uniform(), norm)(denoiser, x0, t=t, eps=eps)
+        torch.testing.assert_close(found, size(weighted).mean((1, 2)), rtol=1e-6, atol=1e-7)
 
 
 @over("schedule", VP)
@@ -282,6 +283,20 @@ def test_a_bound_that_has_no_meaning_is_refused(variance):
         VariationalBound(Uniform(), None, variance)
     with pytest.raises(ConfigError, match="loss=hybrid learns the variance"):
         Hybrid(Simple(), Uniform(), variance="small")
+
+
+@pytest.mark.parametrize("T", [7, 50, 100, 300, 1000, 4000])
+def test_the_times_of_a_chain_stay_what_they_are(T):
+    # t T is rounded: ceil(0.07 100) is 8.
+    t = torch.arange(1, T + 1, dtype=torch.float64) / T
+    assert torch.equal(rounded_up(t, T), t)
+    assert torch.equal(rounded_up(t - 0.4 / T, T), t)
+
+
+@pytest.mark.parametrize("times", [LogNormal(), LogitNormal()])
+def test_the_bound_is_a_sum_over_uniform_times(times):
+    with pytest.raises(IncompatibleError, match="take time_sampling=stratified"):
+        VariationalBound(times).check(Denoiser(Wave(), SCHEDULES["cosine"], V()))
 
 
 # What is learned beside the network.

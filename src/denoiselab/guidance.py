@@ -1,8 +1,8 @@
 """Guidance: from a conditional denoiser to the function a sampler is handed.
 
 One convention: prediction = weak + scale (strong - weak), where weak is the unconditional prediction, or a worse
-model's; scale 1 is off. (The papers' w is scale - 1.) It is linear in x0 and in eps alike, since both come from the
-same x_t.
+model's; scale 1 is off. (The papers' w is scale - 1; of a classifier scale 0 is off.) It is linear in x0 and in eps
+alike, since both come from the same x_t.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from denoiselab.conditioning.cond import Cond
 from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
-from denoiselab.errors import IncompatibleError
+from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.schedules import Schedule, like
 
 
@@ -40,10 +40,12 @@ class ClassifierFree(Guidance):
     """
 
     def __init__(
-        self, scale: float = 1.2, sigma_low: float = 0.0, sigma_high: float = math.inf, rescale: float = 0.0
+        self, scale: float = 1.2, sigma_low: float = 0.0, sigma_high: float | None = None, rescale: float = 0.0
     ) -> None:
         self.scale, self.rescale = scale, rescale
-        self.sigma_low, self.sigma_high = sigma_low, sigma_high
+        self.sigma_low, self.sigma_high = sigma_low, math.inf if sigma_high is None else sigma_high
+        if self.sigma_low >= self.sigma_high:
+            raise ConfigError(f"guidance.sigma_low={sigma_low} is not below guidance.sigma_high={sigma_high}")
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
         if self.scale in (0, 1) and self.sigma_low == 0 and math.isinf(self.sigma_high):
@@ -115,7 +117,8 @@ class Autoguidance(Guidance):
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
         def denoise(x_t: Tensor, t: Tensor) -> Prediction:
             strong = denoiser(x_t, t, cond)
-            weak = self.weak(x_t, t, denoiser.schedule, cond.label)
+            told = any(part is not None for part in (cond.vector, cond.concat, cond.tokens))
+            weak = self.weak(x_t, t, denoiser.schedule, cond.label if told else None)
             return blend(weak, strong, self.scale)
 
         return denoise if self.scale != 1 else lambda x_t, t: denoiser(x_t, t, cond)
@@ -149,7 +152,7 @@ class AtSameSNR:
 
     def __call__(self, x_t: Tensor, t: Tensor, other: Schedule) -> tuple[Tensor, Tensor]:
         """(x_t, t) of `other` -> (x_t, t) of this schedule; t: (B,)."""
-        own = self.schedule.time(other.log_snr(t))
+        own = self.schedule.time(other.log_snr(t)).clamp(min=1e-9)  # 0 is data, which no model is asked about
         size, size_there = (
             torch.linalg.vector_norm(torch.stack(level), dim=0) for level in (self.schedule(own), other(t))
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
+from denoiselab.errors import ConfigError
 from denoiselab.schedules import VariancePreserving, as_time, noise_label
 
 
@@ -22,6 +23,8 @@ class Learned(VariancePreserving, nn.Module):
 
     def __init__(self, start: float = 13.3, end: float = -5.0, units: int = 64) -> None:
         nn.Module.__init__(self)
+        if start <= end:
+            raise ConfigError(f"schedule.start={start} is not above schedule.end={end}, and log-SNR has to fall")
         self.start, self.end = nn.Parameter(torch.tensor(float(start))), nn.Parameter(torch.tensor(float(end)))
         # g before it is normalised: h + sum_j w_j S(a_j h + b_j), h = t, all w_j and a_j positive.
         self.height = nn.Parameter(torch.full((units,), -6.0))

@@ -1,6 +1,6 @@
-"""How the error of eps is measured: w |eps - eps_hat|^2, or another norm in the square's place.
+"""How the weighted error of eps is measured: w |eps - eps_hat|^2, or another norm of sqrt(w) (eps - eps_hat).
 
-The error is known in the network's output space, eps - eps_hat = e_out (F* - F); weights and e_out are put together in
+The error is known in the network's output space, eps - eps_hat = e_out (F* - F); sqrt(w) and e_out are put together in
 float64 before they meet it, so that no product overflows where one is large and the other small.
 """
 
@@ -15,22 +15,22 @@ from denoiselab.schedules import like
 
 class Norm(ABC):
     @abstractmethod
-    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-        """weight times the norm of `scale` error, of the shape of error: (B, ...); scale and weight: (B,), float64."""
+    def __call__(self, error: Tensor, scale: Tensor) -> Tensor:
+        """The norm of `scale` error, of the shape of error: (B, ...); scale: (B,), float64."""
 
 
 class L2(Norm):
     """|e|^2."""
 
-    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-        return like(weight * scale**2, error) * error.square()
+    def __call__(self, error: Tensor, scale: Tensor) -> Tensor:
+        return like(scale**2, error) * error.square()
 
 
 class L1(Norm):
     """|e|."""
 
-    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-        return like(weight * scale.abs(), error) * error.abs()
+    def __call__(self, error: Tensor, scale: Tensor) -> Tensor:
+        return like(scale.abs(), error) * error.abs()
 
 
 class Huber(Norm):
@@ -42,6 +42,6 @@ class Huber(Norm):
             raise ConfigError(f"norm.delta={delta} makes no sense; allowed: above 0")
         self.delta = delta
 
-    def __call__(self, error: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-        size, weight = like(scale.abs(), error) * error.abs(), like(weight, error)
-        return weight * torch.where(size <= self.delta, size.square(), self.delta * (2 * size - self.delta))
+    def __call__(self, error: Tensor, scale: Tensor) -> Tensor:
+        size = like(scale.abs(), error) * error.abs()
+        return torch.where(size <= self.delta, size.square(), self.delta * (2 * size - self.delta))

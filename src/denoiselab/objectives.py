@@ -18,7 +18,7 @@ from denoiselab.learned_schedule import Learned
 from denoiselab.norms import L2, Norm
 from denoiselab.parameterizations import Parameterization
 from denoiselab.schedules import Schedule, as_time, like
-from denoiselab.time_sampling import TimeSampler
+from denoiselab.time_sampling import Discrete, LossSecondMoment, TimeSampler, Uniform
 from denoiselab.weightings import VLB, Simple, Weighting
 
 # The reverse variance by iDDPM's f: log Sigma = f log beta + (1 - f) log beta-tilde; None: as the network says.
@@ -69,6 +69,11 @@ class Objective(nn.Module, ABC):
         return super().__call__(*args, **kwargs)
 
 
+def rounded_up(t: Tensor, T: int) -> Tensor:
+    """t: (B,) as i/T, i in 1 ... T, with i/T itself unmoved whatever its rounding."""
+    return torch.ceil(as_time(t) * T - 1e-9).clamp(1, T) / T
+
+
 class Denoising(Objective):
     """An objective that is, or bounds, a weighted eps-MSE."""
 
@@ -99,8 +104,8 @@ class _Pass:
 
     def eps_error(self, weighting: Callable[[Schedule, Tensor], Tensor], norm: Norm) -> Tensor:
         """(B,): the weighted norm of the error of eps, computed in the network's output space."""
-        scale, weight = _output_scale(self.denoiser.schedule, self.denoiser.parameterization, weighting, self.t)
-        return norm(self.error, scale, weight).flatten(1).mean(1)
+        e_out, weight = _output_scale(self.denoiser.schedule, self.denoiser.parameterization, weighting, self.t)
+        return norm(self.error, torch.sqrt(weight) * e_out).flatten(1).mean(1)
 
 
 _FAINTEST = -60.0  # log-SNR: alpha is 1e-13 there, and what is infinite at alpha = 0 still has its limit's digits
@@ -113,7 +118,9 @@ def _output_scale(
     t: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(e_out, w), float64 of the shape of t; their limit where alpha = 0, as there w may be infinite and e_out 0."""
-    t = torch.minimum(as_time(t), schedule.time(_FAINTEST).detach())
+    t = as_time(t)
+    if schedule.log_snr(1.0) < _FAINTEST:
+        t = torch.minimum(t, schedule.time(_FAINTEST))
     return parameterization.eps_coefficients(schedule, t)[1], weighting(schedule, t)
 
 
@@ -180,12 +187,13 @@ class LearnedUncertainty(Denoising):
 
 
 class VariationalBound(Denoising):
-    """The bound on -log p(x_0), in nats a dimension, each loss an estimate of the whole sum over times.
+    """The bound on -log p(x_0), in nats a dimension, each loss an estimate of the whole sum over uniform times.
 
     T None: continuous time, -lambda'/2 |eps - eps_hat|^2 (VDM, eq. 17); its other two terms do not depend on the
     network, and are added for a learned schedule, whose ends they hold. T a number: the exact terms of the chain of T
     steps, with t rounded up to i/T: T L_{i-1} (DDPM, eq. 8), and for i = 1 T times the decoder's, of 256 levels.
-    variance: that of the reverse steps, small, large or learned; in continuous time it makes no difference.
+    variance: that of the reverse steps, small, large or learned; in continuous time it makes no difference, and the sum
+    runs to the smallest t drawn: on schedules that begin at sigma = 0 it grows as log(1/t) for data in a continuum.
     """
 
     names = ("loss", "eps_mse")
@@ -201,6 +209,11 @@ class VariationalBound(Denoising):
 
     def check(self, denoiser: Denoiser) -> None:
         """Every schedule has a bound; but a learned one is trained in continuous time."""
+        if not isinstance(self.time_sampler, Uniform | Discrete | LossSecondMoment):
+            raise IncompatibleError(
+                "loss=vlb is a sum over uniform times; take time_sampling=stratified, uniform, discrete or "
+                "loss_second_moment"
+            )
         if not isinstance(denoiser.schedule, Learned):
             super().check(denoiser)
         elif self.T is not None:
@@ -208,7 +221,7 @@ class VariationalBound(Denoising):
 
     def figures(self, denoiser: Denoiser, x0: Tensor, cond: Cond | None, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
         if self.T is not None:
-            t = torch.ceil(as_time(t) * self.T) / self.T
+            t = rounded_up(t, self.T)
             made = _Pass(denoiser, x0, cond, t, eps)
             loss = step_bound(made, x0, self.T, self.fraction)
             return {"loss": loss, "eps_mse": made.eps_error(Simple(), L2())}
@@ -226,7 +239,7 @@ class VariationalBound(Denoising):
     def weight(self, schedule: Schedule, t: Tensor) -> Tensor:
         if self.T is None:
             return VLB()(schedule, t)
-        t = torch.ceil(as_time(t) * self.T) / self.T
+        t = rounded_up(t, self.T)
         s, fraction = t - 1 / self.T, 0.5 if self.fraction is None else self.fraction
         s = torch.where(s < 0.5 / self.T, t / 2, s)  # the decoder's weight is near that of half a step
         (_, sigma_t), (_, sigma_s) = schedule(t), schedule(s)
@@ -251,7 +264,7 @@ def step_bound(made: _Pass, x0: Tensor, T: int, fraction: float | None) -> Tenso
 
 
 def decoder_of(schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
-    """-log p(x_0|z_0) of each element, in nats: 256 levels, weighted by N(z_0; alpha x, sigma^2) (VDM, eq. 13).
+    """-log p(x_0|z_0) of each element, in nats: 256 levels, weighted by N(z_0; alpha x, sigma^2) (VDM).
 
     z_0 is x_0 at the level where the schedule begins, t -> 0.
     """
@@ -286,7 +299,7 @@ class Hybrid(Denoising):
         self.base, self.T, self.weight_vlb = WeightedMSE(weighting, time_sampler, norm), T, weight_vlb
 
     def figures(self, denoiser: Denoiser, x0: Tensor, cond: Cond | None, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
-        t = torch.ceil(as_time(t) * self.T) / self.T
+        t = rounded_up(t, self.T)
         made = _Pass(denoiser, x0, cond, t, eps)
         simple = made.eps_error(self.base.weighting, self.base.norm)
         made.output = made.output._replace(F=made.output.F.detach())

@@ -407,7 +407,7 @@ class VE(VarianceExploding):
 
 
 class VESqrt(VarianceExploding):
-    """The unit random walk x_i = x_{i-1} + eps in T steps: sigma^2 = T t, i at t = i/T (Sohl-Dickstein 2015)."""
+    """The unit random walk x_i = x_{i-1} + eps in T steps: sigma^2 = T t, i at t = i/T."""
 
     def __init__(self, T: int = 1000, **ends: Unpack[Ends]) -> None:
         self.T = T
@@ -468,7 +468,7 @@ def sqrt_linear(
 ) -> Schedule:
     """beta^2 linear: beta from sqrt(beta_min/1000) to sqrt(beta_max/1000) at T = 1000 (latent diffusion's code).
 
-    It ends at abar = 1e-48 in its own 1000 steps, so `log_snr_min` is wanted for eps-prediction.
+    It ends at abar = 3e-44 in its own 1000 steps, so `log_snr_min` is wanted for eps-prediction.
     """
     return Table(torch.sqrt(_even(beta_min, beta_max, T) / 1000) * (1000 / T), **modifiers)
 

@@ -158,8 +158,9 @@ class LogSNR(Spacing):
 class Karras(Spacing):
     """n = sigma/alpha with n^(1/rho) even from `sigma_max` to `sigma_min`, then 0 (EDM, Karras 2022, eq. 5).
 
-    The schedule's own range of n limits both, and t = 1 takes the first point's place. Raises ConfigError where nothing
-    is left of the range.
+    The schedule's own range of n limits both. Where it goes beyond sigma_max the grid begins there, not at t = 1: pure
+    noise is x there but for a part of 1/sigma_max, and second-order steps are spared levels at which nothing happens.
+    Raises ConfigError where nothing is left of the range.
     """
 
     def __init__(self, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
@@ -176,7 +177,9 @@ class Karras(Spacing):
             )
         root = 1 / self.rho
         n = torch.linspace(first**root, last**root, steps, dtype=torch.float64) ** self.rho
-        return _from_noise(schedule, -2 * torch.log(n))
+        grid = torch.cat([schedule.time(-2 * torch.log(n)), torch.zeros(1, dtype=torch.float64)])
+        grid[0] = 1.0 if first == high else grid[0]
+        return grid
 
 
 def _from_noise(schedule: Schedule, log_snr: Tensor) -> Tensor:

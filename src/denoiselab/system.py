@@ -77,7 +77,7 @@ class DiffusionSystem(pl.LightningModule):
         sampler = self.objective.time_sampler
         if isinstance(sampler, LossSecondMoment):
             mine = range(self.global_rank, len(times), self.trainer.world_size)
-            every = distributed.collect(losses.double(), mine, len(times))
+            every = distributed.collect(losses.cpu().double(), mine, len(times))
             sampler.update(times, every / sampler.importance(times))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

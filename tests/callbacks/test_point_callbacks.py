@@ -1,5 +1,6 @@
 """Pictures of points: the files are there and are what they say, and what is drawn is the process itself."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_run_leaves_its_pictures_the_animation_and_the_samples_as_numbers(name
             durations.append(film.info["duration"])
             frames.append(np.asarray(film.convert("RGB")))
         assert durations == [800] * 4 + [1500]
-        assert all((a != b).any() for a, b in zip(frames[:-1], frames[1:], strict=True)), "it moves"
+        assert all((a != b).any() for a, b in pairwise(frames)), "it moves"
     known = source.in_plane(samples(system, 50, 3, source.num_classes))
     assert np.array_equal(np.load(folder / "step_2.npy"), known.float().numpy())
 

@@ -62,6 +62,19 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
         ("spacing=custom", ["spacing.times", "sampler.steps=3"]),
         ("spacing=custom spacing.times=[1,0.5] sampler.steps=3", ["spacing.times", "sampler.steps"]),
         ("spacing=sections spacing.counts=[3,4] sampler.steps=8", ["spacing.counts", "sampler.steps"]),
+        ("schedule=scaled_linear schedule.T=null", ["schedule.T=null", "take schedule.T=1000"]),
+        ("loss=vlb time_sampling=log_normal", ["loss=vlb", "take time_sampling=stratified"]),
+        ("loss=vlb loss.T=100 time_sampling=discrete", ["loss.T", "time_sampling.T"]),
+        ("schedule=learned loss=vlb schedule.end=20", ["schedule.start", "schedule.end"]),
+        ("schedule=learned loss=vlb trainer.precision=bf16-true", ["schedule=learned", "bf16-mixed"]),
+        ("guidance=cfg_interval guidance.sigma_low=9", ["guidance.sigma_low", "guidance.sigma_high"]),
+        ("sampler=heun sampler.s_min=3 sampler.s_max=1", ["sampler.s_min", "sampler.s_max"]),
+        ("experiment=noisy_classifier conditioning=class", ["loss=cross_entropy", "take conditioning=none"]),
+        (
+            "experiment=points data=moons conditioning=class guidance=cfg_rescale",
+            ["guidance.rescale", "take guidance=cfg"],
+        ),
+        ("experiment=few_steps metrics=none", ["metrics=none", "take metrics=fid"]),
         ("~schedule", ["~schedule", "~callbacks.samples"]),
         ("~sampler.steps", ["~sampler.steps", "~callbacks.samples"]),
         ("~seed", ["~seed"]),
@@ -137,3 +150,13 @@ def test_each_limit_is_that_of_a_key_which_exists():
     known = {key for cfg in configurations for key, _ in checks._leaves(cfg)}
     known |= {key for cfg in configurations for key in OmegaConf.missing_keys(cfg)}
     assert set(limits.LIMITS) <= known, set(limits.LIMITS) - known
+
+
+def test_what_is_hardly_meant_is_said_and_not_refused(capsys):
+    check("train", ["schedule=edm"], multirun=False)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert "spacing=karras" in told[0]
+    assert "time_sampling=log_normal" in told[1]
+    check("train", ["experiment=edm"], multirun=False)
+    assert not capsys.readouterr().err

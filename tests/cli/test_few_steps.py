@@ -51,7 +51,7 @@ def test_one_command_trains_and_sets_the_samplers_side_by_side(monkeypatch, caps
     ]
     assert all(float(r["fid"]) > 0 for r in rows)
     assert rows[0]["spacing"] == "Trailing"
-    assert rows[2]["spacing"] == "LogSNR"
+    assert rows[2]["spacing"] == "Karras"
     assert "| heun |" in (tmp_path / "run" / "few_steps.md").read_text()
     with Image.open(tmp_path / "run" / "few_steps.png") as picture:
         assert picture.size == (770, 440)

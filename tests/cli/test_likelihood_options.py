@@ -96,7 +96,8 @@ def test_an_exact_denoisers_bits_are_those_of_its_density(monkeypatch, tmp_path)
     assert say(monkeypatch, "evaluate", *words, *numbers, f"hydra.run.dir={tmp_path}") == 0
     told = json.loads((tmp_path / "metrics.json").read_text())
 
-    source, schedule, t = Digits(), cosine(), 1e-3
+    source, schedule = Digits(), cosine()
+    t = schedule.time(-2 * math.log(0.01))
     model = gaussian(schedule, to_float(source.train.images).double())
     uniform = [torch.rand(1, 8, 8, generator=generator(0, "dequantise", i), dtype=torch.float64) for i in range(10)]
     x = to_float(source.test.images[:10]).double() + (2 * torch.stack(uniform) - 1) / 255

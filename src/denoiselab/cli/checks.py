@@ -39,6 +39,9 @@ def _pure_noise(cfg: DictConfig) -> bool:
     return _is(cfg.get("schedule"), "Flow", "jsd") or bool(_part(cfg.get("schedule"), "zero_terminal_snr"))
 
 
+_TABLES = ("scaled_linear", "sqrt_linear", "constant", "jsd", "VESqrt")
+
+
 def _ends(cfg: DictConfig) -> bool:
     return _part(cfg.get("schedule"), "log_snr_min") is not None
 
@@ -77,7 +80,7 @@ _ALL = "; experiment=points takes all that points need"
 # What the parts themselves cannot see, as it is between them: build.parts refuses by these too.
 CONFIG_RULES = (
     Rule(
-        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT"),
+        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "Encoder"),
         "backbone=unet and dit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
     ),
     Rule(
@@ -126,6 +129,39 @@ CONFIG_RULES = (
             and cfg.loss.get("variance") != "learned"
         ),
         "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
+    ),
+    Rule(
+        lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),
+        "guidance=cfg needs a condition to strengthen, and conditioning=none gives none; "
+        "take guidance=none or conditioning=class",
+    ),
+    Rule(
+        lambda cfg: _guides(cfg) and _part(cfg.get("conditioning"), "drop") == 0,
+        "guidance=cfg needs the unconditional model, which conditioning.drop=0 never trains; "
+        "take conditioning.drop=0.1 or guidance=none",
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and bool(_part(cfg.get("guidance"), "rescale")),
+        "guidance.rescale goes by the spread of an image's pixels, which points have not; take guidance=cfg",
+    ),
+    Rule(
+        lambda cfg: _classifies(cfg) and not _is(cfg.get("conditioning"), "Unconditional"),
+        "loss=cross_entropy trains a classifier, which must not be told the class; take conditioning=none",
+    ),
+    Rule(
+        lambda cfg: (
+            "loss" in cfg
+            and _part(cfg.loss, "T") is not None
+            and _part(cfg.get("time_sampling"), "T") not in (None, cfg.loss.T)
+        ),
+        "loss.T and time_sampling.T are two numbers of steps; take the same for both, or time_sampling=stratified",
+    ),
+    Rule(
+        lambda cfg: (
+            _is(cfg.get("schedule"), "Learned")
+            and str(_part(cfg.get("trainer"), "precision")) in ("bf16-true", "16-true")
+        ),
+        "schedule=learned has numbers that half precision cannot tell apart; take trainer.precision=bf16-mixed",
     ),
     Rule(
         lambda cfg: _draws(cfg, "FewSteps") and not cfg.get("metrics"),
@@ -185,6 +221,30 @@ RULES = (
         "schedule=learned is trained in continuous time; take loss.T=null",
     ),
     Rule(
+        lambda cfg: (
+            _is(cfg.get("loss"), "VariationalBound") and _is(cfg.get("time_sampling"), "LogNormal", "LogitNormal")
+        ),
+        "loss=vlb is a sum over uniform times; take time_sampling=stratified, uniform, discrete or loss_second_moment",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), *_TABLES) and cfg.schedule.get("T", 1) is None,
+        "schedule.T=null, continuous time, is what linear and cosine have; take schedule.T=1000",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Learned") and cfg.schedule.start <= cfg.schedule.end,
+        "schedule.start, a log-SNR, is not above schedule.end; take the larger one first",
+    ),
+    Rule(
+        lambda cfg: (
+            _part(cfg.get("guidance"), "sigma_high") is not None and cfg.guidance.sigma_low >= cfg.guidance.sigma_high
+        ),
+        "guidance.sigma_low is not below guidance.sigma_high; take the smaller one first",
+    ),
+    Rule(
+        lambda cfg: (_part(cfg.get("sampler"), "s_min") or 0) > (_part(cfg.get("sampler"), "s_max") or math.inf),
+        "sampler.s_min is above sampler.s_max; take the smaller one first",
+    ),
+    Rule(
         lambda cfg: _is(cfg.get("loss"), "VariationalBound") and cfg.loss.variance == "learned" and cfg.loss.T is None,
         "loss.variance=learned has a meaning in steps alone; give loss.T=1000, or take loss=hybrid",
     ),
@@ -206,16 +266,6 @@ RULES = (
         lambda cfg: _is(cfg.get("guidance"), "Autoguidance") and not cfg.guidance.weak.run,
         "guidance.weak.run must be given, the folder of a run of a smaller or less trained model; take "
         "guidance.weak.run=<folder>",
-    ),
-    Rule(
-        lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),
-        "guidance=cfg needs a condition to strengthen, and conditioning=none gives none; "
-        "take guidance=none or conditioning=class",
-    ),
-    Rule(
-        lambda cfg: _guides(cfg) and _part(cfg.get("conditioning"), "drop") == 0,
-        "guidance=cfg needs the unconditional model, which conditioning.drop=0 never trains; "
-        "take conditioning.drop=0.1 or guidance=none",
     ),
     Rule(
         lambda cfg: (_part(cfg.get("spacing"), "T") or math.inf) < (_part(cfg.get("sampler"), "steps") or 0),
@@ -249,6 +299,30 @@ RULES = (
     ),
     *CONFIG_RULES,
 )
+
+
+def _late(cfg: DictConfig) -> bool:
+    """Whether nearly all of the schedule's t are very noisy."""
+    return _is(cfg.get("schedule"), "EDM", "VESqrt")
+
+
+# What has a meaning and yet is hardly meant: said when a run starts, and not refused.
+ADVICE = (
+    Rule(
+        lambda cfg: _late(cfg) and _is(cfg.get("spacing"), "Trailing", "Leading", "Linspace", "Quadratic", "Sections"),
+        "nearly all times of this schedule are very noisy, and this spacing is even in them: its last step goes from a "
+        "large sigma to 0; spacing=karras is what the schedule is made for",
+    ),
+    Rule(
+        lambda cfg: _late(cfg) and _is(cfg.get("time_sampling"), "Uniform", "Discrete", "LossSecondMoment"),
+        "nearly all times of this schedule are very noisy, and these are drawn evenly: images are hardly trained on; "
+        "time_sampling=log_normal is what the schedule is made for (experiment=edm takes all that it wants)",
+    ),
+)
+
+
+def advice(cfg: DictConfig) -> list[str]:
+    return [rule.reason for rule in ADVICE if rule.broken(cfg)]
 
 
 def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], DictConfig]) -> None:

@@ -102,15 +102,20 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
             known[tuple(words)] = composed(command, words)
         return known[tuple(words)]
 
+    said: dict[str, None] = {}
     swept = _swept(command, overrides, multirun)
     multirun = multirun or swept is not None
     for words in _expanded([*(swept or []), *overrides], multirun):
         checks.check_words(words, CONF, once)
+        for told in checks.advice(once(words)):
+            said.setdefault(told)
         if multirun and str(OmegaConf.select(once(words), "trainer.strategy")).startswith("ddp"):
             raise ConfigError(
                 "-m with several processes would run the whole sweep in each of them; "
                 "run its jobs one by one, or take trainer=auto"
             )
+    for told in said:
+        print(f"{command}: note: {told}", file=sys.stderr)
 
 
 def composed(command: str, overrides: list[str], hydra: bool = False) -> DictConfig:

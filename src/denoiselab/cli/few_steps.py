@@ -66,7 +66,7 @@ class FewSteps(pl.Callback):
         for budget in self.budgets:
             for steps in range(budget, 0, -1):
                 cfg.sampler.steps = steps
-                if evaluations_of(build.recipe(cfg).sampler, schedule) <= budget:
+                if evaluations_of(instantiate(cfg.sampler), schedule) <= budget:
                     found.append(steps)
                     break
         return sorted(set(found))
@@ -89,6 +89,7 @@ class FewSteps(pl.Callback):
         console.print(f"{told}\n{table}", highlight=False, soft_wrap=True)
 
 
+@torch.no_grad()
 def evaluations_of(sampler: Sampler, schedule: Schedule) -> int:
     """How often a sampler asks its denoiser, seen with one that answers that all is noise."""
     count = 0

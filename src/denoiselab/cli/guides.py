@@ -20,7 +20,12 @@ class _Guide:
         self.translated = AtSameSNR(pipeline.denoiser.schedule)
 
     def asked(self, x_t: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """(x_t, t) of `schedule` as this model knows them."""
+        """(x_t, t) of `schedule` as this model knows them. Raises RunError for images of another shape."""
+        if x_t.shape[1:] != torch.Size(self.pipeline.latent_shape):
+            raise RunError(
+                f"the guide's run was trained on images of shape {list(self.pipeline.latent_shape)}, and these have "
+                f"{list(x_t.shape[1:])}; give a run of the same data"
+            )
         self.pipeline.to(x_t.device)
         return self.translated(x_t, t, schedule)
 
@@ -33,7 +38,11 @@ class ClassifierGuide(_Guide):
 
 class WeakGuide(_Guide):
     def __call__(self, x_t: Tensor, t: Tensor, schedule: Schedule, label: Tensor | None) -> Prediction:
-        cond = None if label is None else self.pipeline.conditioner({"label": label})
+        conditioner = self.pipeline.conditioner
+        if label is None:  # the model that is guided is told nothing, and so is this one
+            cond = conditioner.null(conditioner({"label": torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)}))
+        else:
+            cond = conditioner({"label": label})
         return self.pipeline.denoiser(*self.asked(x_t, t, schedule), cond)
 
 

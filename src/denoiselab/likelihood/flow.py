@@ -21,6 +21,7 @@ from denoiselab.likelihood.terms import HALF_BIN, density_nats, wide
 from denoiselab.randomness import generator
 from denoiselab.schedules import Schedule, like
 
+CLEAN = 0.01  # sigma/alpha
 LOWEST = -20.0  # of log-SNR, where it runs to -infinity: alpha there is 5e-5, and z is taken for noise
 
 
@@ -28,13 +29,14 @@ class FlowODE(Likelihood):
     """`steps` of the classical Runge-Kutta method of order 4; its error is told as the difference to half as many.
 
     The path begins at t_min with x_0/alpha taken for x_0: what is told is the density of x_0 + n eps at x_0, where
-    n = sigma/alpha at t_min, which is off by O(n^2). Levels are made continuous by uniform noise in their bins, of
-    width 2/255: log2(127.5) = 6.994 bits a dimension are added to a density's, and by Jensen's inequality the mean over
-    the noise is an upper bound. probes: how many r; None: the divergence is exact, for D derivatives an evaluation.
+    n = sigma/alpha at t_min (None: where n = 0.01, the same noise on every schedule), which is off by O(n^2). Levels
+    are made continuous by uniform noise in their bins, of width 2/255: log2(127.5) = 6.994 bits a dimension are added
+    to a density's, and by Jensen's inequality the mean over the noise is an upper bound. probes: how many r; None: the
+    divergence is exact, for D derivatives an evaluation.
     Raises ConfigError.
     """
 
-    def __init__(self, steps: int = 50, probes: int | None = 1, t_min: float = 1e-3, seed: int = 0) -> None:
+    def __init__(self, steps: int = 50, probes: int | None = 1, t_min: float | None = None, seed: int = 0) -> None:
         if steps < 2 or steps % 2:
             raise ConfigError(f"likelihood.method.steps={steps}: allowed are even numbers from 2 on, to be halved once")
         if probes is not None and probes < 1:
@@ -63,7 +65,8 @@ class FlowODE(Likelihood):
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, probes: list[Tensor], steps: int
     ) -> tuple[Tensor, Tensor]:
         """(-log p(z_1): (B,), what the change of volume adds to it, an estimate each probe: (B, probes or 1))."""
-        first = schedule.log_snr(self.t_min)
+        first = torch.tensor(-2 * math.log(CLEAN), dtype=torch.float64)
+        first = torch.minimum(first, schedule.log_snr(1e-9)) if self.t_min is None else schedule.log_snr(self.t_min)
         last = schedule.log_snr(1.0).clamp(min=LOWEST)
         grid = torch.linspace(float(first), float(last), steps + 1, dtype=torch.float64)
         h = (last - first) / steps

@@ -69,8 +69,8 @@ def decoder_nats(x0: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     log_upper = log_ndtr(upper)
     inside = log_upper + torch.log(-torch.expm1(log_ndtr(lower) - log_upper))
     first, last = log_ndtr((HALF_BIN + error) / std), log_ndtr((HALF_BIN - error) / std)
-    log_p = torch.where(x0 < HALF_BIN - 1, first, torch.where(x0 > 1 - HALF_BIN, last, inside))
-    return -log_p.to(x0.dtype)
+    log_p = torch.where(x < HALF_BIN - 1, first, torch.where(x > 1 - HALF_BIN, last, inside))
+    return -log_p.to(x0)
 
 
 def density_nats(x0: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -88,5 +88,5 @@ def _excess(y: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in float64, where its device has that."""
-    return x if x.device.type == "mps" else x.double()
+    """x in float64; on the CPU, where its device has none."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
