@@ -83,7 +83,10 @@ def lines(curves: Curves, x_name: str, y_name: str, title: str, path: Path) -> n
     for name, (x, y) in curves.items():
         axes.plot(x, y, label=name, linewidth=1.2, marker="o" if len(x) > 2 else None, markersize=3)
     axes.set(xscale="log", yscale="log")
-    ticks = sorted({value for x, _ in curves.values() for value in x})
+    ticks: list[float] = []
+    for value in sorted({value for x, _ in curves.values() for value in x}):
+        if not ticks or value > 1.08 * ticks[-1]:  # else their numbers would overlap
+            ticks.append(value)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8)
