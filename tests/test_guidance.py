@@ -104,6 +104,19 @@ def test_rescaling_gives_each_sample_a_share_of_the_conditional_standard_deviati
     torch.testing.assert_close(alpha * found.x0 + sigma * found.eps, x_t, rtol=0, atol=1e-12)
 
 
+def test_an_even_x0_is_not_rescaled():
+    class Even:
+        schedule = SCHEDULES["flow"]
+
+        def __call__(self, x_t, t, cond):
+            return Prediction(torch.zeros_like(x_t), x_t)
+
+    x_t, t = torch.randn(2, 3, 3).double(), torch.ones(2).double()
+    cond, null = (Cond(vector=c.vector[:2]) for c in (COND, NULL))
+    found = ClassifierFree(2.0, rescale=0.7)(Even(), cond, null)(x_t, t)
+    assert torch.equal(found.x0, torch.zeros_like(x_t))
+
+
 MEANS = torch.tensor([[-1.0, 0.3], [0.8, 0.9], [0.5, -1.2], [2.0, 0.0]]).double()
 
 

@@ -139,7 +139,8 @@ def _halves(both: Prediction) -> tuple[Prediction, Prediction]:
 def _rescaled(made: Prediction, cond: Prediction, phi: float, schedule: Schedule, t: Tensor) -> Prediction:
     """x0 with its standard deviation over a sample's dimensions brought towards the conditional one's, and its eps."""
     alpha, sigma = schedule(t)
-    ratio = cond.x0.flatten(1).std(1) / made.x0.flatten(1).std(1)
+    wanted, found = cond.x0.flatten(1).std(1), made.x0.flatten(1).std(1)
+    ratio = torch.where(found > 0, wanted / found, 1.0)  # an even x0 stays as it is
     x0 = like(phi * ratio + 1 - phi, made.x0) * made.x0
     return made._replace(x0=x0, eps=made.eps + like(alpha / sigma, x0) * (made.x0 - x0))
 
