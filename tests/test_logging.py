@@ -206,7 +206,7 @@ def test_wandb_has_the_resolved_configuration_once(logged, done):
 
 def test_tags_are_the_chosen_options_and_the_users_own(logged):
     run = run_record(logged)
-    chosen = {"sampler=heun", "spacing=log_snr", "schedule=cosine", "backbone=mlp", "data=image_folder", "trainer=cpu"}
+    chosen = {"sampler=heun", "spacing=karras", "schedule=cosine", "backbone=mlp", "data=image_folder", "trainer=cpu"}
     assert chosen | {"mine"} <= set(run.tags)
     assert all(tag == "mine" or tag.count("=") == 1 for tag in run.tags)
 
