@@ -28,11 +28,11 @@ FRACTIONS: dict[str, float | None] = {"small": 0.0, "large": 1.0, "learned": Non
 class Objective(nn.Module, ABC):
     """Losses (B,) of x0: (B, ...) at times t: (B,) and noise eps, which are drawn if not given."""
 
+    names: tuple[str, ...]  # of its figures
+
     def __init__(self, time_sampler: TimeSampler) -> None:
         super().__init__()
         self.time_sampler = time_sampler
-
-    names: tuple[str, ...]  # of its figures
 
     @abstractmethod
     def figures(self, denoiser: Denoiser, x0: Tensor, cond: Cond | None, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ class WeightedMSE(Denoising):
     """w(lambda) |d eps/dF|^2 |F - F*|^2: the weighted eps-MSE, computed in the network's output space.
 
     That is where it is stable: no division by alpha or sigma meets the network's error. `norm` may take the square's
-    place, on the error of eps.
+    place, on sqrt(w) times the error of eps.
     """
 
     names = ("loss", "eps_mse")

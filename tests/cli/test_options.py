@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image
 
-from denoiselab.cli import build, checks, fit, refusals
+from denoiselab.cli import build, checks, fit, refusals, rules
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import to_float
@@ -124,9 +124,9 @@ def assembled_parts(base: DictConfig, **chosen: str) -> build.Parts | None:
     except IncompatibleError as reason:
         assert any(word in str(reason) for word in ("take", "predict"))
         with pytest.raises(IncompatibleError, match="take"):
-            checks.check_rules(cfg)
+            rules.check_rules(cfg)
         return None
-    checks.check_rules(cfg)
+    rules.check_rules(cfg)
     return parts
 
 

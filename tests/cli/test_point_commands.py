@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_main import say
 
-from denoiselab.cli import build, checks
+from denoiselab.cli import build, checks, rules
 from denoiselab.cli.entry import check, composed
 from denoiselab.data import Points
 from denoiselab.data.points import moons
@@ -44,7 +44,7 @@ CLASSES = ["conditioning=class", "guidance=cfg", "guidance.scale=2"]
 def test_what_has_no_meaning_is_refused_by_the_checks_and_by_the_parts_with_what_to_take(words, told):
     cfg = composed("train", words.split())
     with pytest.raises(IncompatibleError, match=told):
-        checks.check_rules(cfg)
+        rules.check_rules(cfg)
     with pytest.raises(IncompatibleError, match=told):
         build.parts(cfg)
 

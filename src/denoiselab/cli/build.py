@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import checks
+from denoiselab.cli import rules
 from denoiselab.data.source import Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError
@@ -61,7 +61,7 @@ class Parts(NamedTuple):
 
 def parts(cfg: DictConfig) -> Parts:
     """Raises ConfigError, and IncompatibleError for a combination without meaning."""
-    checks.check_rules(cfg, checks.CONFIG_RULES)
+    rules.check_rules(cfg, rules.CONFIG_RULES)
     source = instantiate(cfg.data)
     if "num_classes" in cfg.conditioning and source.num_classes < 1:
         points = "take conditioning=none guidance=none, or data=moons, mixture or pinwheel, which have classes"
@@ -95,7 +95,7 @@ def check_again(trained: DictConfig, cfg: DictConfig) -> None:
     for axis in ("threshold", "metrics", "guidance"):
         if axis in cfg:
             both[axis] = cfg[axis]
-    checks.check_rules(both, checks.CONFIG_RULES)
+    rules.check_rules(both, rules.CONFIG_RULES)
 
 
 def evaluation(cfg: DictConfig, source: Source) -> Callable[..., dict[str, Any]]:

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.cli import checks, run_options
+from denoiselab.cli import checks, rules, run_options
 from denoiselab.errors import ConfigError, UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -107,7 +107,7 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
     multirun = multirun or swept is not None
     for words in _expanded([*(swept or []), *overrides], multirun):
         checks.check_words(words, CONF, once)
-        for told in checks.advice(once(words)):
+        for told in rules.advice(once(words)):
             said.setdefault(told)
         if multirun and str(OmegaConf.select(once(words), "trainer.strategy")).startswith("ddp"):
             raise ConfigError(

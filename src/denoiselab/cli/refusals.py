@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from denoiselab.cli import checks
+from denoiselab.cli import rules
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.errors import ConfigError
 
@@ -44,7 +44,7 @@ def refusal(base: DictConfig, parts: dict[Choice, DictConfig], *chosen: Choice) 
     for axis, option in chosen:
         cfg[axis] = parts[axis, option]
     try:
-        checks.check_rules(cfg)
+        rules.check_rules(cfg)
     except ConfigError as error:
         return str(error)
     return None

@@ -1,0 +1,328 @@
+"""Combinations of options without a meaning, and advice on some that have one, told without torch.
+
+A rule only says early what the parts themselves refuse when they are built; CONFIG_RULES are between parts that do not
+see each other, so build.parts refuses by them too.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from denoiselab.errors import IncompatibleError
+
+
+class Rule(NamedTuple):
+    """A combination without meaning."""
+
+    broken: Callable[[DictConfig], bool]
+    reason: str
+
+
+def _is(part: DictConfig | None, *names: str) -> bool:
+    return part is not None and str(part.get("_target_")).rpartition(".")[2] in names
+
+
+def _part(part: DictConfig | None, key: str) -> Any:
+    return None if part is None else OmegaConf.select(part, key)
+
+
+def _pure_noise(cfg: DictConfig) -> bool:
+    """Whether the schedule ends at alpha = 0 exactly."""
+    if _ends(cfg):
+        return False
+    return _is(cfg.get("schedule"), "Flow", "jsd") or bool(_part(cfg.get("schedule"), "zero_terminal_snr"))
+
+
+_TABLES = ("scaled_linear", "sqrt_linear", "constant", "jsd", "VESqrt")
+
+
+def _ends(cfg: DictConfig) -> bool:
+    return _part(cfg.get("schedule"), "log_snr_min") is not None
+
+
+def _devices(cfg: DictConfig) -> int:
+    """How many devices are asked for by number, which is not the only way."""
+    devices = _part(cfg.get("trainer"), "devices")
+    return devices if isinstance(devices, int) else 1
+
+
+def _classifies(cfg: DictConfig) -> bool:
+    return _is(cfg.get("loss"), "CrossEntropy")
+
+
+LEARNS = OmegaConf.create({"_target_": "VariationalBound"})  # where no loss is chosen, none is wrong
+
+
+def _guides(cfg: DictConfig) -> bool:
+    return _is(cfg.get("guidance"), "ClassifierFree") and cfg.guidance.scale != 1
+
+
+def _points(cfg: DictConfig) -> bool:
+    return _is(cfg.get("data"), "Points")
+
+
+def _draws(cfg: DictConfig, *names: str) -> bool:
+    return any(_is(part, *names) for part in (cfg.get("callbacks") or {}).values())
+
+
+def _samples(cfg: DictConfig) -> bool:
+    return _draws(cfg, "SampleGrid", "DenoisingStrip", "PointScatter", "PointProcess", "FewSteps")
+
+
+_ALL = "; experiment=points takes all that points need"
+
+# What the parts themselves cannot see, as it is between them.
+CONFIG_RULES = (
+    Rule(
+        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "Encoder"),
+        "backbone=unet and dit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and "codec" in cfg and not _is(cfg.codec, "Identity"),
+        "codec encodes images, and these data are points; take codec=identity" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and bool(cfg.get("threshold")),
+        "threshold limits x0 to the range of images, [-1, 1], which is not that of points; take threshold=none" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and "extractor" in (cfg.get("metrics") or {}),
+        "metrics=fid looks at images, and these data are points; take metrics=points or none" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and _draws(cfg, "SampleGrid", "DenoisingStrip"),
+        "callbacks=default draws images, and these data are points; take callbacks=points" + _ALL,
+    ),
+    Rule(
+        lambda cfg: not _points(cfg) and _is(_part(cfg.get("metrics"), "evaluation"), "PointEvaluation"),
+        "metrics=points compares points in the plane, and these data are images; take metrics=fid or none",
+    ),
+    Rule(
+        lambda cfg: not _points(cfg) and _draws(cfg, "PointScatter", "PointProcess"),
+        "callbacks=points draws points in the plane, and these data are images; take callbacks=default",
+    ),
+    Rule(
+        lambda cfg: (
+            _points(cfg)
+            and (_is(cfg.get("loss"), "Hybrid") or _part(cfg.get("loss"), "T") or _is(cfg.get("schedule"), "Learned"))
+        ),
+        "the bound in steps ends with a decoder of 256 levels, which images have and points have not; "
+        "take loss=vlb loss.T=null and a schedule that is not learned",
+    ),
+    Rule(
+        lambda cfg: (
+            _is(cfg.get("loss"), "VariationalBound", "CrossEntropy") and "norm" in cfg and not _is(cfg.norm, "L2")
+        ),
+        "norm has no meaning with loss=vlb and cross_entropy, which are log-likelihoods; take norm=l2",
+    ),
+    Rule(
+        lambda cfg: (
+            _is(cfg.get("sampler"), "DDPM")
+            and cfg.sampler.variance == "learned"
+            and "loss" in cfg
+            and cfg.loss.get("variance") != "learned"
+        ),
+        "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
+    ),
+    Rule(
+        lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),
+        "guidance=cfg needs a condition to strengthen, and conditioning=none gives none; "
+        "take guidance=none or conditioning=class",
+    ),
+    Rule(
+        lambda cfg: _guides(cfg) and _part(cfg.get("conditioning"), "drop") == 0,
+        "guidance=cfg needs the unconditional model, which conditioning.drop=0 never trains; "
+        "take conditioning.drop=0.1 or guidance=none",
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and bool(_part(cfg.get("guidance"), "rescale")),
+        "guidance.rescale goes by the spread of an image's pixels, which points have not; take guidance=cfg",
+    ),
+    Rule(
+        lambda cfg: _classifies(cfg) and not _is(cfg.get("conditioning"), "Unconditional"),
+        "loss=cross_entropy trains a classifier, which must not be told the class; take conditioning=none",
+    ),
+    Rule(
+        lambda cfg: (
+            "loss" in cfg
+            and _part(cfg.loss, "T") is not None
+            and _part(cfg.get("time_sampling"), "T") not in (None, cfg.loss.T)
+        ),
+        "loss.T and time_sampling.T are two numbers of steps; take the same for both, or time_sampling=stratified",
+    ),
+    Rule(
+        lambda cfg: (
+            _is(cfg.get("schedule"), "Learned")
+            and str(_part(cfg.get("trainer"), "precision")) in ("bf16-true", "16-true")
+        ),
+        "schedule=learned has numbers that half precision cannot tell apart; take trainer.precision=bf16-mixed",
+    ),
+    Rule(
+        lambda cfg: _draws(cfg, "FewSteps") and not cfg.get("metrics"),
+        "experiment=few_steps compares samplers by a figure, and metrics=none has none; take metrics=fid",
+    ),
+    Rule(
+        lambda cfg: _classifies(cfg) and (bool(cfg.get("metrics")) or bool(cfg.get("likelihood")) or _samples(cfg)),
+        "loss=cross_entropy trains a classifier, which makes no images; take experiment=noisy_classifier",
+    ),
+)
+
+RULES = (
+    Rule(
+        lambda cfg: "analytic" in cfg and not cfg.get("run") and not cfg.analytic,
+        "run must be given, a trained run's folder: run=<folder>; or take an exact denoiser of the data, which needs "
+        "no training: analytic=empirical",
+    ),
+    Rule(
+        lambda cfg: bool(cfg.get("run") and cfg.get("analytic")),
+        "run and analytic are two denoisers, and there can be one; take run=<folder> for the trained network or "
+        "analytic=<option> for the exact one",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("data"), "FashionMNIST") and cfg.data.root is None,
+        "data.root must be given, the folder of the four IDX files; take data.root=<folder>: Debian's package "
+        "dataset-fashion-mnist installs /usr/share/datasets/fashion-mnist",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("data"), "ImageFolder") and cfg.data.root is None,
+        "data.root must be given, the folder of the images, in which a sub-folder is a class; take data.root=<folder>",
+    ),
+    Rule(
+        lambda cfg: _devices(cfg) > 1 and bool(cfg.batch_size % _devices(cfg)),
+        "batch_size, which counts the images of all devices, is no multiple of trainer.devices; take one that is",
+    ),
+    Rule(
+        lambda cfg: _pure_noise(cfg) and _is(cfg.get("parameterization"), "Eps", "Score"),
+        "parameterization=eps and score say nothing about x0 at alpha = 0, where this schedule ends; "
+        "take parameterization=v or x0, or end the schedule before that with schedule.log_snr_min=-15",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("parameterization"), "Mean") and _is(cfg.get("schedule"), "sqrt_linear") and _ends(cfg),
+        "parameterization=mean says nothing about x0 where a schedule has ended early and the level stays; "
+        "take parameterization=v or x0, or schedule.log_snr_min=null",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Table") and OmegaConf.is_missing(cfg.schedule, "betas"),
+        "schedule.betas must be given, a number in (0, 1] a step; take schedule.betas=[0.01,0.05,0.2,0.5]",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Learned") and not _is(cfg.get("loss", LEARNS), "VariationalBound"),
+        "schedule=learned is trained by the bound alone: under other weights it would run to the easiest noise levels; "
+        "take loss=vlb",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Learned") and _part(cfg.get("loss"), "T") is not None,
+        "schedule=learned is trained in continuous time; take loss.T=null",
+    ),
+    Rule(
+        lambda cfg: (
+            _is(cfg.get("loss"), "VariationalBound") and _is(cfg.get("time_sampling"), "LogNormal", "LogitNormal")
+        ),
+        "loss=vlb is a sum over uniform times; take time_sampling=stratified, uniform, discrete or loss_second_moment",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), *_TABLES) and cfg.schedule.get("T", 1) is None,
+        "schedule.T=null, continuous time, is what linear and cosine have; take schedule.T=1000",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("schedule"), "Learned") and cfg.schedule.start <= cfg.schedule.end,
+        "schedule.start, a log-SNR, is not above schedule.end; take the larger one first",
+    ),
+    Rule(
+        lambda cfg: (
+            _part(cfg.get("guidance"), "sigma_high") is not None and cfg.guidance.sigma_low >= cfg.guidance.sigma_high
+        ),
+        "guidance.sigma_low is not below guidance.sigma_high; take the smaller one first",
+    ),
+    Rule(
+        lambda cfg: (_part(cfg.get("sampler"), "s_min") or 0) > (_part(cfg.get("sampler"), "s_max") or math.inf),
+        "sampler.s_min is above sampler.s_max; take the smaller one first",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("loss"), "VariationalBound") and cfg.loss.variance == "learned" and cfg.loss.T is None,
+        "loss.variance=learned has a meaning in steps alone; give loss.T=1000, or take loss=hybrid",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("loss"), "Hybrid") and cfg.loss.variance != "learned",
+        "loss=hybrid learns the variance; take loss=simple for a fixed one",
+    ),
+    Rule(
+        lambda cfg: _classifies(cfg) != _is(cfg.get("backbone"), "Encoder") and "loss" in cfg,
+        "loss=cross_entropy and backbone=encoder make a classifier together, and neither has a meaning without the "
+        "other; take experiment=noisy_classifier",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("guidance"), "Classifier") and not cfg.guidance.classifier.run,
+        "guidance.classifier.run must be given, the folder of a run of experiment=noisy_classifier; take "
+        "guidance.classifier.run=<folder>",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("guidance"), "Autoguidance") and not cfg.guidance.weak.run,
+        "guidance.weak.run must be given, the folder of a run of a smaller or less trained model; take "
+        "guidance.weak.run=<folder>",
+    ),
+    Rule(
+        lambda cfg: (_part(cfg.get("spacing"), "T") or math.inf) < (_part(cfg.get("sampler"), "steps") or 0),
+        "sampler.steps is more than the steps of the spacing, spacing.T; take fewer sampler.steps or spacing=log_snr",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("spacing"), "Custom") and not OmegaConf.is_list(_part(cfg.spacing, "times")),
+        "spacing=custom must be given its times, descending in (0, 1]: spacing.times=[1,0.6,0.3] sampler.steps=3",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("spacing"), "Custom") and len(cfg.spacing.times) != _part(cfg.get("sampler"), "steps"),
+        "spacing.times are not sampler.steps in number; give one time a step, without the final 0 "
+        "(take sampler.steps=3 with spacing.times=[1,0.6,0.3])",
+    ),
+    Rule(
+        lambda cfg: (
+            bool(_part(cfg.get("spacing"), "counts")) and sum(cfg.spacing.counts) != _part(cfg.get("sampler"), "steps")
+        ),
+        "spacing.counts do not add up to sampler.steps (take sampler.steps=45 with spacing.counts=[10,15,20])",
+    ),
+    Rule(
+        lambda cfg: _pure_noise(cfg) and _is(cfg.get("sampler"), "Langevin"),
+        "sampler=langevin works in x/alpha, and the schedule ends at alpha = 0; "
+        "take another sampler, or end the schedule before that with schedule.log_snr_min=-15",
+    ),
+    Rule(
+        lambda cfg: (
+            (_part(cfg.get("schedule"), "beta_min") or 0) > (_part(cfg.get("schedule"), "beta_max") or math.inf)
+        ),
+        "schedule.beta_min is larger than schedule.beta_max; give the smaller one first",
+    ),
+    *CONFIG_RULES,
+)
+
+
+def _late(cfg: DictConfig) -> bool:
+    """Whether nearly all of the schedule's t are very noisy."""
+    return _is(cfg.get("schedule"), "EDM", "VESqrt")
+
+
+# What has a meaning and yet is hardly meant: said when a run starts, and not refused.
+ADVICE = (
+    Rule(
+        lambda cfg: _late(cfg) and _is(cfg.get("spacing"), "Trailing", "Leading", "Linspace", "Quadratic", "Sections"),
+        "nearly all times of this schedule are very noisy, and this spacing is even in them: its last step goes from a "
+        "large sigma to 0; spacing=karras is what the schedule is made for",
+    ),
+    Rule(
+        lambda cfg: _late(cfg) and _is(cfg.get("time_sampling"), "Uniform", "Discrete", "LossSecondMoment"),
+        "nearly all times of this schedule are very noisy, and these are drawn evenly: images are hardly trained on; "
+        "time_sampling=log_normal is what the schedule is made for (experiment=edm takes all that it wants)",
+    ),
+)
+
+
+def advice(cfg: DictConfig) -> list[str]:
+    return [rule.reason for rule in ADVICE if rule.broken(cfg)]
+
+
+def check_rules(cfg: DictConfig, rules: tuple[Rule, ...] = RULES) -> None:
+    """Raises IncompatibleError for the first rule that is broken."""
+    for rule in rules:
+        if rule.broken(cfg):
+            raise IncompatibleError(rule.reason)
