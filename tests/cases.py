@@ -9,7 +9,6 @@ from torch import Tensor
 
 from denoiselab import schedules, weightings
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.learned_schedule import Learned
 from denoiselab.parameterizations import EDM, X0, Eps, Flow, Mean, Parameterization, Score, V
 from denoiselab.samplers import (
     DDIM,
@@ -26,6 +25,7 @@ from denoiselab.samplers import (
     UniPC,
 )
 from denoiselab.schedules import VE, Schedule, Sigmoid, SubVP, VESqrt, cosine, jsd, linear
+from denoiselab.schedules.learned import Learned
 from denoiselab.spacings import Karras, Leading, Linspace, LogSNR, Quadratic, Sections, Spacing, Trailing
 from denoiselab.time_sampling import Discrete, LossSecondMoment, Uniform
 from denoiselab.weightings import (

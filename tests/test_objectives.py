@@ -11,12 +11,12 @@ from denoiselab.backbones import Encoder
 from denoiselab.conditioning import Cond
 from denoiselab.denoiser import Denoiser, Prediction
 from denoiselab.errors import ConfigError, IncompatibleError
-from denoiselab.learned_schedule import Learned
 from denoiselab.norms import L1, Huber
 from denoiselab.objectives import CrossEntropy, Hybrid, LearnedUncertainty, VariationalBound, WeightedMSE, rounded_up
 from denoiselab.parameterizations import V
 from denoiselab.samplers.sampler import posterior_variance
 from denoiselab.schedules import like
+from denoiselab.schedules.learned import Learned
 from denoiselab.time_sampling import LogitNormal, LogNormal, TimeSampler, Uniform
 from denoiselab.weightings import MinSNR, Simple
 

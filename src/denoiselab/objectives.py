@@ -14,10 +14,10 @@ from denoiselab.backbones import Encoder
 from denoiselab.conditioning.cond import Cond
 from denoiselab.denoiser import Denoiser, Output
 from denoiselab.errors import ConfigError, IncompatibleError
-from denoiselab.learned_schedule import Learned
 from denoiselab.norms import L2, Norm
 from denoiselab.parameterizations import Parameterization
 from denoiselab.schedules import Schedule, as_time, like
+from denoiselab.schedules.learned import Learned
 from denoiselab.time_sampling import Discrete, LossSecondMoment, TimeSampler, Uniform
 from denoiselab.weightings import VLB, Simple, Weighting
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from denoiselab.errors import ConfigError
-from denoiselab.schedules import VariancePreserving, as_time, noise_label
+from denoiselab.schedules.schedule import as_time, noise_label
+from denoiselab.schedules.variance_preserving import VariancePreserving
 
 
 class Learned(VariancePreserving, nn.Module):

@@ -4,9 +4,9 @@ from torch import nn
 
 from cases import grid
 from denoiselab.denoiser import Denoiser
-from denoiselab.learned_schedule import Learned
 from denoiselab.objectives import VariationalBound
 from denoiselab.parameterizations import V
+from denoiselab.schedules.learned import Learned
 from denoiselab.time_sampling import Uniform
 
 

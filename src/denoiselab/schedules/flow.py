@@ -1,0 +1,27 @@
+"""The straight path from data to noise."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from denoiselab.schedules.schedule import Ends, Level, Schedule
+
+
+class Flow(Schedule):
+    """alpha = 1 - t, sigma = t (rectified flow, Liu 2022; flow matching, Lipman 2022). It ends at alpha = 0 exactly."""
+
+    def __init__(self, **ends: Unpack[Ends]) -> None:
+        super().__init__(**ends)
+
+    def level(self, t: Tensor) -> Level:
+        return Level(1 - t, t)
+
+    def log_snr_of(self, t: Tensor) -> Tensor:
+        return 2 * (torch.log1p(-t) - torch.log(t))
+
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr / 2)
+
+    def level_of(self, log_snr: Tensor) -> Level:
+        return Level(torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2))
