@@ -6,8 +6,8 @@ from cases import PARAMETERIZATIONS, SCHEDULES, grid, over_pairs
 from denoiselab.conditioning import Cond
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError, IncompatibleError
-from denoiselab.parameterizations import X0, Eps, V
-from denoiselab.schedules import Flow, like
+from denoiselab.parameterizations import X0, Eps, Mean, V
+from denoiselab.schedules import VE, Cosine, Flow, Linear, SubVP, like
 
 
 class Answers(nn.Module):
@@ -119,6 +119,14 @@ def test_eps_on_flow_is_refused_with_what_works_instead():
     with pytest.raises(IncompatibleError, match=r"Eps-prediction .* Flow has alpha = 0; predict v or x0.*log_snr_min"):
         Denoiser(nn.Identity(), Flow(), Eps())
     assert issubclass(IncompatibleError, ConfigError)
+
+
+@pytest.mark.parametrize("end", [-2.0, -3.0, -4.0, -6.0])
+@pytest.mark.parametrize("schedule", [Cosine, Linear, Flow, SubVP, VE])
+def test_mean_is_refused_where_the_level_stays(schedule, end):
+    # b/D with a D that only rounding keeps from 0 would be 1e16.
+    with pytest.raises(IncompatibleError, match="Mean-prediction says nothing"):
+        Denoiser(nn.Identity(), schedule(log_snr_min=end), Mean())
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,8 @@ def test_classifier_guidance_by_the_exact_posterior_is_classifier_free_guidance(
 
     found = by_classifier(Unconditional(), cond, null)(x_t, t)
     # The classifier's gradient is by automatic differentiation: some more roundings.
-    torch.testing.assert_close(found.eps, free.eps, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.x0, free.x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.eps, free.eps, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.x0, free.x0, rtol=1e-12, atol=1e-12)
 
 
 def test_classifier_guidance_works_where_sampling_has_turned_gradients_off():
@@ -167,12 +167,16 @@ def test_classifier_guidance_works_where_sampling_has_turned_gradients_off():
     assert found.x0.isfinite().all()
 
 
-def test_at_alpha_zero_a_classifier_leaves_x0_alone():
-    exact = mixture(SCHEDULES["flow"])
-    guided = Classifier(lambda x, t, _: exact.class_log_prob(x, t), 2.0)
-    label, x_t, t = torch.tensor([0, 1]), torch.randn(2, 2).double(), torch.ones(2).double()
-    found = guided(exact, Cond(label=label), Cond(label=-torch.ones_like(label)))(x_t, t)
-    torch.testing.assert_close(found.x0, exact(x_t, t, Cond(label=label)).x0)
+def test_at_alpha_zero_a_classifier_does_nothing_and_elsewhere_it_leaves_a_prediction_of_x_t():
+    exact, scores = mixture(SCHEDULES["flow"]), torch.randn(2, 3).double()
+    guided = Classifier(lambda x, t, _: x @ scores, 2.0)
+    label, x_t = torch.tensor([0, 1]), torch.randn(2, 2).double()
+    denoise = guided(exact, Cond(label=label), Cond(label=-torch.ones_like(label)))
+    one = torch.ones(2).double()
+    assert all(map(torch.equal, denoise(x_t, one)[:2], exact(x_t, one, Cond(label=label))[:2]))
+    for t in (1.0, 0.999, 0.5):
+        x0, eps, _ = denoise(x_t, t * one)
+        torch.testing.assert_close((1 - t) * x0 + t * eps, x_t, rtol=0, atol=1e-12)
 
 
 def test_guidance_by_a_classifier_without_labels_is_refused():
@@ -191,6 +195,21 @@ def test_autoguidance_moves_away_from_the_weak_model(scale):
         torch.testing.assert_close(getattr(found, part), a + scale * (b - a), rtol=1e-13, atol=1e-13)
 
 
+def test_a_model_guided_by_itself_is_as_it_was():
+    # An exact denoiser is told its class by the label, a network by what is made of it.
+    exact, label = mixture(SCHEDULES["cosine"]), torch.tensor([0, 1, 2])
+    told = []
+
+    def itself(x, t, _, label):
+        told.append(label)
+        return exact(x, t, Cond(label=label))
+
+    cond, (x_t, t) = Cond(label=label), state(2)
+    found = Autoguidance(itself, 3.0)(exact, cond, Cond(label=-torch.ones_like(label)))(x_t, t)
+    torch.testing.assert_close(found.x0, exact(x_t, t, cond).x0, rtol=0, atol=1e-14)
+    assert torch.equal(told[0], label)
+
+
 @over("schedule", SCHEDULES)
 def test_a_model_of_another_schedule_is_asked_at_the_same_snr(schedule):
     # The exact denoiser of the same data says the same of an image, whatever schedule has made it noisy.
@@ -200,4 +219,4 @@ def test_a_model_of_another_schedule_is_asked_at_the_same_snr(schedule):
     for other in ("linear_continuous", "flow", "edm"):
         there = AtSameSNR(SCHEDULES[other])(x_t, t, schedule)
         found = Gaussian(SCHEDULES[other], 0.3, 0.5)(*there).x0
-        torch.testing.assert_close(found, Gaussian(schedule, 0.3, 0.5)(x_t, t).x0, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found, Gaussian(schedule, 0.3, 0.5)(x_t, t).x0, rtol=1e-12, atol=1e-12)

@@ -1,9 +1,13 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from cases import SCHEDULES, SPACINGS, over
+from denoiselab.analytic import Gaussian
 from denoiselab.errors import ConfigError
+from denoiselab.samplers import ODE
 from denoiselab.schedules import EDM, VE
 from denoiselab.spacings import Custom, Karras, Leading, Linspace, LogSNR, Quadratic, Sections, Trailing
 
@@ -98,6 +102,28 @@ def test_karras_is_even_in_the_root_of_n_and_ends_at_sigma_min_or_the_schedule_s
     assert (grid[0] == 1) == (end <= 30)
 
 
+@over("schedule", SCHEDULES)
+@over("spacing", SPACINGS)
+def test_wherever_a_grid_begins_noise_becomes_data_of_the_right_size(schedule, spacing):
+    # Data of unit variance, by the exact flow: x is as large as the data at every time. A prior that is sigma(1) alone
+    # lacks alpha(1), and E[x_0|x_t] at the end is narrower than the data.
+    schedule, z = SCHEDULES[schedule], torch.tensor([[1.0], [-0.5]], dtype=torch.float64)
+    sampler = ODE(2, SPACINGS[spacing], 1e-7, 1e-7)
+    with torch.no_grad():
+        found = sampler(Gaussian(schedule), schedule, schedule.prior_std * z)
+        end = schedule(SPACINGS[spacing](2, schedule)[-2].clamp(max=sampler.t_min))
+        expected = schedule.prior_std / torch.hypot(*schedule(1.0)) * end.alpha / torch.hypot(*end) * z
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+@over("schedule", SCHEDULES)
+def test_log_snr_goes_on_to_a_small_sigma_where_t_min_is_not_near_the_data(schedule):
+    schedule = SCHEDULES[schedule]
+    last = schedule.log_snr(LogSNR(1e-3, 0.02)(20, schedule)[-2])
+    at_t_min = schedule.log_snr(1e-3)
+    assert float(last) == pytest.approx(max(float(at_t_min), min(-2 * math.log(0.02), float(schedule.log_snr(1e-9)))))
+
+
 def test_karras_stops_where_ve_does():
     schedule = VE(0.01, 50)
     grid = Karras(sigma_min=0.002, sigma_max=80)(10, schedule)
@@ -122,7 +148,7 @@ def test_grids_without_a_meaning_are_refused_with_what_to_take():
         with pytest.raises(ConfigError, match=told):
             spacing(steps, linear)
     with pytest.raises(ConfigError, match="smaller one"):
-        LogSNR(t_min=0.5)(3, SCHEDULES["flow"])
+        LogSNR(t_min=0.5, sigma_min=1)(3, SCHEDULES["flow"])
 
 
 @pytest.mark.parametrize("times", [[], [0.5, 0.5], [0.3, 0.6], [1.0, 0.0], [1.2, 0.5], [float("nan")]])
@@ -161,7 +187,7 @@ def test_leading_and_quadratic_never_visit_the_end():
 @over("schedule", SCHEDULES)
 def test_log_snr_spacing_is_even_in_log_snr_down_to_t_min(schedule):
     schedule = SCHEDULES[schedule]
-    t = LogSNR(t_min=1e-3)(20, schedule)
+    t = LogSNR(t_min=1e-3, sigma_min=10)(20, schedule)
     even = t[:-1] if schedule.log_snr(1.0).isfinite() else t[1:-1]
     steps = schedule.log_snr(even).diff()
     # Near t = 1 a time's rounding is that of log-SNR, amplified by its slope.

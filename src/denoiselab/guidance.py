@@ -34,6 +34,8 @@ class Unguided(Guidance):
 class ClassifierFree(Guidance):
     """uncond + scale (cond - uncond) (Ho & Salimans 2022, eq. 6), both from one pass over a batch of 2B.
 
+    It is the score of p_t(x_t) p_t(y|x_t)^scale at each t; its samples are not those of p(x) p(y|x)^scale, as noising
+    does not lead from one such density to the next.
     Only where sigma/alpha is in (sigma_low, sigma_high] (Kynkäänniemi 2024); elsewhere, and with scale 0 or 1, one pass
     over B is enough. `rescale` phi brings the standard deviation of each sample's x0 to phi times that of the
     conditional x0 plus 1 - phi times its own (Lin 2023, eq. 15-16, on x0).
@@ -86,10 +88,12 @@ class Classifier(Guidance):
         def denoise(x_t: Tensor, t: Tensor) -> Prediction:
             prediction = denoiser(x_t, t, cond)
             alpha, sigma = denoiser.schedule(t)
-            push = self.scale * like(sigma, x_t) * self.gradient(x_t, t, label, denoiser.schedule)
             # x0 = (x_t - sigma eps)/alpha. At alpha = 0 a classifier cannot tell the limit, and does nothing.
-            moved = torch.where(like(alpha, x_t) > 0, like(sigma / alpha, x_t) * push, torch.zeros_like(push))
-            return prediction._replace(x0=prediction.x0 + moved, eps=prediction.eps - push)
+            told = alpha > 0
+            scale = like(torch.where(told, self.scale * sigma, 0.0), x_t)
+            push = scale * self.gradient(x_t, t, label, denoiser.schedule)
+            ratio = like(torch.where(told, sigma / alpha, 0.0), x_t)
+            return prediction._replace(x0=prediction.x0 + ratio * push, eps=prediction.eps - push)
 
         return denoise
 
@@ -115,10 +119,13 @@ class Autoguidance(Guidance):
         self.weak, self.scale = weak, scale
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
+        # An exact denoiser with classes looks at the label, a network at what is made of it.
+        told = getattr(denoiser, "classes", None), cond.vector, cond.concat, cond.tokens
+        label = cond.label if any(part is not None for part in told) else None
+
         def denoise(x_t: Tensor, t: Tensor) -> Prediction:
             strong = denoiser(x_t, t, cond)
-            told = any(part is not None for part in (cond.vector, cond.concat, cond.tokens))
-            weak = self.weak(x_t, t, denoiser.schedule, cond.label if told else None)
+            weak = self.weak(x_t, t, denoiser.schedule, label)
             return blend(weak, strong, self.scale)
 
         return denoise if self.scale != 1 else lambda x_t, t: denoiser(x_t, t, cond)

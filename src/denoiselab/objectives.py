@@ -82,9 +82,18 @@ class Denoising(Objective):
         """Its weight on the eps-MSE, float64 of the shape of t."""
 
     @torch.no_grad()
+    def at_the_end(self, schedule: Schedule) -> float:
+        """The share of the drawn times at which the schedule has ended: at one log-SNR, its last."""
+        t = self.time_sampler.quantile((torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000, schedule)
+        return float((t >= schedule.t_end).double().mean())
+
+    @torch.no_grad()
     def effective(self, schedule: Schedule, points: int = 400) -> tuple[Tensor, Tensor]:
-        """(log-SNR, weight times the density of the drawn times in log-SNR), each float64 of shape (points,)."""
-        low, high = (float(schedule.log_snr(t).clamp(-20, 20)) for t in (1.0, 1e-5))
+        """(log-SNR, weight times the density of the drawn times in log-SNR), each float64 of shape (points,).
+
+        From log-SNR 20 to -20 and within the schedule's range; what is drawn `at_the_end` has no density.
+        """
+        low, high = (float(schedule.log_snr(t).clamp(-20, 20)) for t in (1.0, 1e-9))
         t = schedule.time(torch.linspace(low, high, points + 1, dtype=torch.float64)).clamp(max=schedule.t_end)
         # The density by differences of t, which smooth over the pieces of a table of betas.
         middle, falls = (t[:-1] + t[1:]) / 2, -schedule.log_snr(t).diff()
@@ -241,10 +250,13 @@ class VariationalBound(Denoising):
             return VLB()(schedule, t)
         t = rounded_up(t, self.T)
         s, fraction = t - 1 / self.T, 0.5 if self.fraction is None else self.fraction
-        s = torch.where(s < 0.5 / self.T, t / 2, s)  # the decoder's weight is near that of half a step
-        (_, sigma_t), (_, sigma_s) = schedule(t), schedule(s)
+        first = s < 0.5 / self.T
+        (_, sigma_t), (_, sigma_s) = schedule(t), schedule(torch.where(first, t / 2, s))
         narrower = (sigma_s / sigma_t) ** (2 * fraction)
-        return self.T / 2 * narrower * torch.expm1(schedule.log_snr(s) - schedule.log_snr(t))
+        step = narrower * torch.expm1(schedule.log_snr(torch.where(first, t / 2, s)) - schedule.log_snr(t))
+        # The decoder's, as of a density: |x0 - x0_hat|^2/(2 std^2), where x0 - x0_hat is sigma/alpha of eps' error.
+        scale = likelihood.decoder_log_std(schedule, t, 2 * t.clamp(max=0.5), fraction)
+        return self.T / 2 * torch.where(first, torch.exp(-schedule.log_snr(t) - 2 * scale), step)
 
 
 def step_bound(made: _Pass, x0: Tensor, T: int, fraction: float | None) -> Tensor:

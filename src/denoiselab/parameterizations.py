@@ -109,7 +109,9 @@ class Mean(Parameterization):
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule((t - 1 / self.T).clamp(min=0.0))
-        return alpha_s, alpha_t / alpha_s * sigma_s**2 / sigma_t
+        # Where the level stays D is 0, which rounding must not hide.
+        stays = (alpha_s == alpha_t) & (sigma_s == sigma_t)
+        return alpha_s, torch.where(stays, sigma_t, alpha_t / alpha_s * sigma_s**2 / sigma_t)
 
 
 class EDM(Parameterization):

@@ -1,5 +1,6 @@
 """Inference grids: at which times t_0 > t_1 > ... > t_N = 0 a sampler evaluates the denoiser (at all but the last)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
@@ -140,14 +141,17 @@ class Custom(Spacing):
 class LogSNR(Spacing):
     """Even in log-SNR from t = 1 to `t_min`, then 0 (DPM-Solver, Lu 2022).
 
-    Where log-SNR is -infinity at t = 1 the even part begins at 1 - t_min, and t = 1 takes the first point's place.
+    On to where sigma/alpha is `sigma_min`, on schedules (edm, ve_sqrt) on which it is larger at t_min. Where log-SNR is
+    -infinity at t = 1 the even part begins at 1 - t_min, and t = 1 takes the first point's place.
     """
 
-    def __init__(self, t_min: float = 1e-3) -> None:
-        self.t_min = t_min
+    def __init__(self, t_min: float = 1e-3, sigma_min: float = 0.02) -> None:
+        self.t_min, self.sigma_min = t_min, sigma_min
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        first, last = schedule.log_snr(1.0), schedule.log_snr(self.t_min)
+        # ve starts at a sigma above 0: that of the smallest time that is not yet 0.
+        within = min(-2 * math.log(self.sigma_min), float(schedule.log_snr(1e-9)))
+        first, last = schedule.log_snr(1.0), schedule.log_snr(self.t_min).clamp(min=within)
         if not first.isfinite():
             first = schedule.log_snr(1 - self.t_min)
         if first >= last:
@@ -158,8 +162,8 @@ class LogSNR(Spacing):
 class Karras(Spacing):
     """n = sigma/alpha with n^(1/rho) even from `sigma_max` to `sigma_min`, then 0 (EDM, Karras 2022, eq. 5).
 
-    The schedule's own range of n limits both. Where it goes beyond sigma_max the grid begins there, not at t = 1: pure
-    noise is x there but for a part of 1/sigma_max, and second-order steps are spared levels at which nothing happens.
+    The schedule's own range of n limits both. Where it goes beyond sigma_max the grid begins there, not at t = 1: x is
+    noise there but for a part of 1/sigma_max, and second-order steps are spared levels at which nothing happens.
     Raises ConfigError where nothing is left of the range.
     """
 

@@ -33,5 +33,8 @@ class EffectiveWeight(pl.Callback):
         with (folder / "weight.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["log_snr", "weight"], *zip(log_snr, weight, strict=True)])
         title = "weight on the eps-MSE times the density of the drawn times"
+        ended = system.objective.at_the_end(system.pipeline.denoiser.schedule)
+        if ended >= 0.01:
+            title += f"; {ended:.0%} of them lie at the lower end"
         picture = curve(log_snr, weight, "log-SNR", "effective weight", title, folder / "weight.png")
         log_picture(trainer, "effective_weight", picture, f"step {trainer.global_step}, {title}, over log-SNR")

@@ -16,24 +16,25 @@ from torch import Tensor
 from denoiselab.denoiser import DenoiseFn, Prediction
 from denoiselab.errors import IncompatibleError
 from denoiselab.samplers.ode import ODE
-from denoiselab.samplers.sampler import Sampler, batched, precise
+from denoiselab.samplers.sampler import Sampler, batched, precise, start_scale
 from denoiselab.schedules import Schedule, like
 
 
 def invert(sampler: Sampler, denoise: DenoiseFn, schedule: Schedule, x_0: Tensor) -> Tensor:
-    """x_T of the shape and dtype of x_0: (B, ...), at the first time of the sampler's grid.
+    """x_T of the shape and dtype of x_0: (B, ...), from which the sampler makes x_0 again.
 
     Raises IncompatibleError for a sampler that adds noise or remembers its last steps.
     """
     check_invertible(sampler, schedule)
     denoise = precise(denoise)
     low, *upwards = _upwards(sampler, schedule)
+    scale = start_scale(schedule, upwards[-1])
     if low > 0:
-        return _walk(sampler, denoise, schedule, x_0, [low, *upwards])
+        return _walk(sampler, denoise, schedule, x_0, [low, *upwards]) / scale
     first = upwards[0].clamp(max=sampler.t_min) if isinstance(sampler, ODE) else upwards[0]
     alpha, sigma = schedule(first)
     x = alpha * x_0 + sigma * denoise(alpha * x_0, batched(first, x_0)).eps
-    return _walk(sampler, denoise, schedule, x, [first, *(t for t in upwards if t > first)])
+    return _walk(sampler, denoise, schedule, x, [first, *(t for t in upwards if t > first)]) / scale
 
 
 def _upwards(sampler: Sampler, schedule: Schedule) -> Sequence[Tensor]:

@@ -59,15 +59,23 @@ class Sampler(ABC):
         noise: NoiseFn = torch.randn_like,
         on_step: Callable[[Step], object] | None = None,
     ) -> Tensor:
-        """x_0 of the shape and dtype of x_T: (B, ...), which is schedule.prior_std times standard normal noise."""
+        """x_0 of the shape and dtype of x_T: (B, ...), which is schedule.prior_std times standard normal noise.
+
+        A grid that begins below t = 1 takes it for x there, in the size that data of unit variance have at that time.
+        """
         denoise = precise(denoise)
         times = self.spacing(self.steps, schedule).cpu().unbind()
-        x, state = x_T, None
+        x, state = start_scale(schedule, times[0]) * x_T, None
         for index, (t, s) in enumerate(pairwise(times)):
             x, state = self.step(denoise, schedule, x, t, s, state, noise)
             if on_step is not None:
                 on_step(Step(index, len(times) - 1, t, s, x))
         return x
+
+
+def start_scale(schedule: Schedule, t: Tensor) -> Tensor:
+    """The size of x at t over that at t = 1, for data of unit variance: 1 where the variance is preserved."""
+    return torch.hypot(*schedule(t)) / torch.hypot(*schedule(1.0)) if t < 1 else torch.ones_like(t)
 
 
 def precise(denoise: DenoiseFn) -> DenoiseFn:

@@ -54,19 +54,20 @@ class Schedule(ABC):
     to it (None: at t = 1): for formulas whose log-SNR runs to -infinity, where eps says nothing about x_0.
     `shift` s moves the whole log-SNR by -2 log s, for images of d pixels a side s = d/64 (simple diffusion, Hoogeboom
     2023, §2.3); on the flow schedule it is t -> s t/(1 + (s - 1) t) (Stable Diffusion 3, Esser 2024, eq. 23).
-    `prior_std` is the standard deviation of x at t = 1, from which sampling starts; `t_end` where the process ends.
+    `prior_std` is the standard deviation of x at t = 1, from which sampling starts (None: sigma(1)); `t_end` where the
+    process ends.
     """
 
-    def __init__(self, prior_std: float = 1.0, log_snr_min: float | None = None, shift: float = 1.0) -> None:
+    def __init__(self, prior_std: float | None = None, log_snr_min: float | None = None, shift: float = 1.0) -> None:
         if shift <= 0:
             raise ConfigError(f"schedule.shift={shift} makes no sense; allowed: above 0, and 1 is no shift")
-        self.prior_std = prior_std
         self.log_snr_min = log_snr_min
         self.shift = shift
         self._fall = 2 * math.log(shift)
         self.t_end = 1.0 if log_snr_min is None else min(1.0, float(self.time_of(as_time(log_snr_min + self._fall))))
         if self.t_end <= 0:
             raise ConfigError(f"schedule.log_snr_min={log_snr_min} is where this schedule begins; give a smaller one")
+        self.prior_std = float(self(1.0).sigma) if prior_std is None else prior_std
 
     @abstractmethod
     def level(self, t: Tensor) -> Level:

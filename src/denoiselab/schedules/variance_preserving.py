@@ -29,7 +29,7 @@ class VariancePreserving(Schedule):
         if zero_terminal_snr:
             # alpha' = (alpha - alpha(1))/(1 - alpha(1)); `_drop` is 1 - alpha(1).
             self._drop = -float(torch.expm1(self.log_alpha_bar(as_time(1.0)) / 2))
-        super().__init__(**ends)
+        super().__init__(prior_std=1.0, **ends)
 
     @abstractmethod
     def log_alpha_bar(self, t: Tensor) -> Tensor:
