@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from denoiselab import schedules, weightings
+from denoiselab.analytic import Mixture
 from denoiselab.denoiser import DenoiseFn
 from denoiselab.parameterizations import EDM, X0, Eps, Flow, Mean, Parameterization, Score, V
 from denoiselab.samplers import (
@@ -24,6 +25,7 @@ from denoiselab.samplers import (
     Step,
     UniPC,
 )
+from denoiselab.samplers.sampler import start_scale
 from denoiselab.schedules import VE, Schedule, Sigmoid, SubVP, VESqrt, cosine, jsd, linear
 from denoiselab.schedules.learned import Learned
 from denoiselab.spacings import Karras, Leading, Linspace, LogSNR, Quadratic, Sections, Spacing, Trailing
@@ -152,12 +154,35 @@ class EvenInLogSNR(Spacing):
         return schedule.time(torch.linspace(first, last, steps + 1, dtype=torch.float64))
 
 
+def starting(sampler: Sampler, schedule: Schedule, x: Tensor) -> Tensor:
+    """The x_T with which the sampler begins at x, at the first time of its grid."""
+    return x / start_scale(schedule, sampler.spacing(sampler.steps, schedule)[0])
+
+
+def two_gaussians(schedule: Schedule, first: float, last: float) -> tuple[Mixture, Tensor, Tensor]:
+    """(denoiser, x at time first, the exact x at time last): in one dimension, where the flow keeps quantiles."""
+    weights, means, stds = torch.tensor([[0.3, 0.7], [-1.0, 1.0], [0.3, 0.3]], dtype=torch.float64)
+
+    def below(x: Tensor, t: float) -> Tensor:
+        alpha, sigma = schedule(t)
+        spread = torch.sqrt(alpha**2 * stds**2 + sigma**2)
+        return (weights * torch.special.ndtr((x[:, None] - alpha * means) / spread)).sum(1)
+
+    x_t = torch.linspace(-1.5, 1.5, 5, dtype=torch.float64)
+    low, high = torch.full_like(x_t, -10), torch.full_like(x_t, 10)
+    for _ in range(60):  # bisection
+        middle = (low + high) / 2
+        left = below(middle, last) < below(x_t, first)
+        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+    return Mixture(schedule, weights, means[:, None], stds=stds), x_t[:, None], middle[:, None]
+
+
 def moments(
     sampler: Sampler, denoise: DenoiseFn, schedule: Schedule, mean: float, std: float
 ) -> list[tuple[Tensor, float, float]]:
-    """Exact (s, mean, std) after each step from x_T ~ N(mean, std^2), where `denoise` is affine in x.
+    """Exact (s, mean, std) after each step from x ~ N(mean, std^2) at the grid's first time, where `denoise` is affine.
 
-    Then every state is a x_T + b + sum_j c_j z_j, whatever the sampler keeps between its steps. In one batch, sample 0
+    Then every state is a x + b + sum_j c_j z_j, whatever the sampler keeps between its steps. In one batch, sample 0
     starts at 0, sample 1 at 1, and sample 2 + j at 0 with z_j = 1: they read b, a and c_j off, and nothing is drawn.
     """
     seen: list[tuple[Tensor, float, float]] = []
@@ -174,9 +199,9 @@ def moments(
             drawn += 1
             return (torch.arange(len(x)) == 1 + drawn).to(x)
 
-        x_T = (torch.arange(2 + draws) == 1).double()
+        x = (torch.arange(2 + draws) == 1).double()
         seen.clear()
-        sampler(denoise, schedule, x_T, noise, note)
+        sampler(denoise, schedule, starting(sampler, schedule, x), noise, note)
         return drawn
 
     run(draws=run(draws=0))

@@ -104,6 +104,32 @@ def test_x0_follows_from_v_and_from_x0_but_not_from_eps_where_alpha_is_zero():
 
 
 @over("schedule", VP)
+def test_an_error_of_f_grows_near_noise_in_x0_from_eps_and_near_data_in_eps_from_x0_but_nowhere_from_v(schedule):
+    schedule, t = SCHEDULES[schedule], torch.tensor([0.001, 0.999], dtype=torch.float64)
+    (alpha, sigma), (x0, eps), delta = schedule(t), torch.randn(2, 2, dtype=torch.float64), 0.5
+
+    def errors(parameterization):
+        """Of x0_hat and eps_hat, where F is wrong by delta."""
+        F = parameterization.target(x0, eps, schedule, t) + delta
+        c_skip, c_out, e_skip, e_out = parameterization.inverse(schedule, t)
+        x_t = alpha * x0 + sigma * eps
+        return (c_skip * x_t + c_out * F - x0).abs(), (e_skip * x_t + e_out * F - eps).abs()
+
+    one = torch.full_like(t, delta)
+    from_eps, from_x0, from_v = errors(Eps()), errors(X0()), errors(V())
+    # The rounding of x0 and eps, and of terms as large as the error.
+    for found, expected in (
+        (from_eps, (delta * sigma / alpha, one)),
+        (from_x0, (one, delta * alpha / sigma)),
+        (from_v, (delta * sigma, delta * alpha)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+    assert from_eps[0][1] > 10 * delta
+    assert from_x0[1][0] > 10 * delta
+    assert torch.stack(from_v).max() <= delta + 1e-14
+
+
+@over("schedule", VP)
 def test_edm_s_f_with_data_of_unit_variance_is_minus_v(schedule):
     schedule, t = SCHEDULES[schedule], grid(300)
     for found, v in zip(EDM(1.0).target_coefficients(schedule, t), V().target_coefficients(schedule, t), strict=True):
@@ -129,7 +155,7 @@ def test_the_velocity_of_the_flow_schedule_is_the_derivative_of_x_t():
     x0, eps = torch.randn(2, 5, dtype=torch.float64)
     (alpha, sigma), (alpha_h, sigma_h) = SCHEDULES["flow"](0.5), SCHEDULES["flow"](0.75)
     slope = ((alpha_h - alpha) * x0 + (sigma_h - sigma) * eps) / 0.25  # x_t is linear in t
-    torch.testing.assert_close(Flow().target(x0, eps, SCHEDULES["flow"], torch.full((5,), 0.5)), slope)
+    assert torch.equal(Flow().target(x0, eps, SCHEDULES["flow"], torch.full((5,), 0.5)), slope)  # all powers of two
 
 
 @over("schedule", SCHEDULES)

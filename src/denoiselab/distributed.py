@@ -34,6 +34,11 @@ def all_sum(values: Tensor) -> Tensor:
     return total.cpu()
 
 
+def all_max(value: int) -> int:
+    """The largest of the ranks' values, on each of them."""
+    return int(collect(torch.tensor([value]), [rank()], world_size()).max())
+
+
 def share(n: int) -> range:
     """This rank's part of 0 ... n - 1: every index on exactly one rank, for any n and world size."""
     return range(rank(), n, world_size())

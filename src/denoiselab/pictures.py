@@ -80,12 +80,13 @@ def curve(x: list[float], y: list[float], x_name: str, y_name: str, title: str, 
 def lines(curves: Curves, x_name: str, y_name: str, title: str, path: Path) -> np.ndarray:
     """Named lines on logarithmic axes, to a file; the picture too, uint8 (h, w, 3)."""
     canvas, axes = _canvas()
-    for name, (x, y) in curves.items():
-        axes.plot(x, y, label=name, linewidth=1.2, marker="o" if len(x) > 2 else None, markersize=3)
+    for index, (name, (x, y)) in enumerate(curves.items()):
+        style = "-" if index < 10 else "--"  # there are ten colours
+        axes.plot(x, y, style, label=name, linewidth=1.2, marker="o" if len(x) != 2 else None, markersize=3)
     axes.set(xscale="log", yscale="log")
     ticks: list[float] = []
     for value in sorted({value for x, _ in curves.values() for value in x}):
-        if not ticks or value > 1.08 * ticks[-1]:  # else their numbers would overlap
+        if not ticks or value > 1.12 * ticks[-1]:  # else their numbers would overlap
             ticks.append(value)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cases import SCHEDULES, SPACINGS, EvenInLogSNR, moments, over
+from cases import SCHEDULES, SPACINGS, EvenInLogSNR, moments, over, starting
 from denoiselab.analytic import Gaussian
 from denoiselab.randomness import SampleNoise
 from denoiselab.samplers import DDIM, DDPM
@@ -81,7 +81,8 @@ def test_with_eta_zero_it_converges_to_the_flow_with_order_one(schedule):
     schedule, x = SCHEDULES[schedule], torch.linspace(-2, 2, 5, dtype=torch.float64)
     gaussian, counts = Gaussian(schedule, 0.3, 0.5), [32, 64, 128, 256]
     exact = gaussian.flow(x, 0.98, 0.02)
-    errors = [float((DDIM(n, EvenInLogSNR())(gaussian, schedule, x) - exact).abs().max()) for n in counts]
+    x_T = starting(DDIM(1, EvenInLogSNR()), schedule, x)
+    errors = [float((DDIM(n, EvenInLogSNR())(gaussian, schedule, x_T) - exact).abs().max()) for n in counts]
     slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert slope == pytest.approx(-1, abs=0.05)
     assert errors[-1] < 0.05

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cases import SCHEDULES, EvenInLogSNR, over
+from cases import SCHEDULES, EvenInLogSNR, over, starting
 from denoiselab.analytic import Gaussian
 from denoiselab.errors import IncompatibleError
 from denoiselab.samplers import (
@@ -41,7 +41,7 @@ def slope(errors: list[float]) -> float:
 def test_the_way_up_and_the_round_trip_converge_with_their_orders(schedule, sampler):
     schedule, (make, up, both) = SCHEDULES[schedule], ORDERS[sampler]
     x, gaussian = torch.linspace(-2, 2, 5, dtype=torch.float64), Gaussian(schedule, 0.3, 0.5)
-    exact, errors = gaussian.flow(x, 0.02, 0.98), []
+    exact, errors = starting(make(1, EvenInLogSNR()), schedule, gaussian.flow(x, 0.02, 0.98)), []
     for steps in COUNTS:
         found = invert(make(steps, EvenInLogSNR()), gaussian, schedule, x)
         again = make(steps, EvenInLogSNR())(gaussian, schedule, found)

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cases import DETERMINISTIC, SAMPLERS, SCHEDULES, SPACINGS, grid, over
+from cases import DETERMINISTIC, SAMPLERS, SCHEDULES, SPACINGS, EvenInLogSNR, grid, over
 from denoiselab.analytic import Gaussian
 from denoiselab.denoiser import Prediction
 from denoiselab.errors import ConfigError
@@ -188,7 +188,17 @@ def test_the_denoiser_is_asked_at_the_grid_s_times_in_float64_for_each_sample(sc
     for t, s in pairwise(times):
         singular = s == 0 or schedule(t).alpha == 0
         assert len([u for u in asked if s < u < t]) == (sampler in BETWEEN and not singular)
-    assert denoise.calls[0][0] is x_T
+    assert torch.equal(denoise.calls[0][0], x_T)
+
+
+@over("schedule", SCHEDULES)
+def test_a_grid_that_begins_below_t_1_begins_with_x_of_the_size_of_unit_data_there(schedule):
+    schedule, x_T = SCHEDULES[schedule], torch.randn(4, dtype=torch.float64)
+    denoise = Recording(Gaussian(schedule, 0.3, 0.5))
+    DDIM(4, EvenInLogSNR())(denoise, schedule, x_T)
+    (alpha, sigma), (alpha_T, sigma_T) = schedule(EvenInLogSNR()(4, schedule)[0]), schedule(1.0)
+    expected = x_T * torch.sqrt((alpha**2 + sigma**2) / (alpha_T**2 + sigma_T**2))
+    torch.testing.assert_close(denoise.calls[0][0], expected, rtol=1e-15, atol=0)
 
 
 @over("schedule", KINDS)

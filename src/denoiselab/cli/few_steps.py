@@ -1,6 +1,7 @@
 """experiment=few_steps: the figure of one trained model against the number of network evaluations, by sampler."""
 
 import csv
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from denoiselab.callbacks.logging import log_picture, run_folder
 from denoiselab.cli import build
 from denoiselab.cli.entry import composed
 from denoiselab.denoiser import Prediction
+from denoiselab.errors import IncompatibleError
 from denoiselab.pictures import Curves, lines
 from denoiselab.progress import console
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import ODE, Sampler
 from denoiselab.schedules import Schedule
 from denoiselab.system import DiffusionSystem
 
@@ -34,7 +36,8 @@ class FewSteps(pl.Callback):
     """When training has ended: few_steps.csv, few_steps.md and few_steps.png in the run's folder.
 
     evaluations: budgets of network evaluations; each sampler takes as many steps as a budget allows, on the grid that
-    its option chooses. n, seed, batch_size: of the samples, the same noise for all. All ranks take part.
+    its option chooses. An adaptive one takes what its own tolerances ask for, whatever the budgets; one that the
+    schedule refuses is left out. n, seed, batch_size: of the samples, the same noise for all. All ranks take part.
     """
 
     def __init__(
@@ -52,16 +55,24 @@ class FewSteps(pl.Callback):
             for name in self.samplers:
                 chosen = composed("train", [f"sampler={name}"])
                 cfg.sampler, cfg.spacing = chosen.sampler, chosen.spacing
-                for steps in self.steps(cfg, system.pipeline.denoiser.schedule):
+                try:
+                    counts = self.steps(cfg, system.pipeline.denoiser.schedule)
+                except IncompatibleError as reason:
+                    if trainer.is_global_zero:
+                        console.print(f"few_steps leaves out {name}: {reason}", highlight=False, soft_wrap=True)
+                    continue
+                for steps in counts:
                     cfg.sampler.steps = steps
                     about = evaluation(system.pipeline, build.recipe(cfg), self.n, self.seed, self.batch_size)
                     spacing = str(cfg.spacing["_target_"]).rpartition(".")[2]
                     rows.append(Row(name, spacing, steps, about["nfe"], about[about["headline"]]))
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and rows:
             self.report(trainer, rows, about)
 
     def steps(self, cfg: DictConfig, schedule: Schedule) -> list[int]:
-        """The largest number of steps within each budget."""
+        """The largest number of steps within each budget; an adaptive sampler's own."""
+        if isinstance(instantiate(cfg.sampler), ODE):
+            return [cfg.sampler.steps]
         found = []
         for budget in self.budgets:
             for steps in range(budget, 0, -1):
@@ -75,7 +86,7 @@ class FewSteps(pl.Callback):
         folder, headline = run_folder(trainer), about["headline"]
         with (folder / "few_steps.csv").open("w", newline="") as file:
             csv.writer(file).writerows([[*Row._fields[:-1], headline], *rows])
-        table = as_table(rows)
+        table = as_table(rows, self.budgets)
         told = f"{headline} of {about['n']} samples; floor {about['floor']:.4g} (n {about['floor_n']})"
         (folder / "few_steps.md").write_text(f"{told}\n\n{table}\n")
         curves: Curves = {}
@@ -83,7 +94,8 @@ class FewSteps(pl.Callback):
             counts, figures = curves.setdefault(row.sampler, ([], []))
             counts.append(float(row.evaluations))
             figures.append(row.figure)
-        curves["floor"] = ([float(min(self.budgets)), float(max(self.budgets))], [about["floor"]] * 2)
+        ends = [*self.budgets, *(row.evaluations for row in rows)]
+        curves["floor"] = ([float(min(ends)), float(max(ends))], [about["floor"]] * 2)
         picture = lines(curves, "network evaluations", headline, told, Path(folder / "few_steps.png"))
         log_picture(trainer, "few_steps", picture, told)
         console.print(f"{told}\n{table}", highlight=False, soft_wrap=True)
@@ -103,13 +115,19 @@ def evaluations_of(sampler: Sampler, schedule: Schedule) -> int:
     return count
 
 
-def as_table(rows: list[Row]) -> str:
-    """Markdown: a row a sampler, a column a number of evaluations."""
-    counts = sorted({row.evaluations for row in rows})
-    found = {(row.sampler, row.evaluations): row.figure for row in rows}
-    head = f"| sampler | {' | '.join(map(str, counts))} |\n|---|{'---|' * len(counts)}"
-    body = (
-        f"| {name} | {' | '.join(f'{found[name, c]:.3g}' if (name, c) in found else '' for c in counts)} |"
-        for name in dict.fromkeys(row.sampler for row in rows)
-    )
-    return "\n".join([head, *body])
+def as_table(rows: list[Row], budgets: Sequence[int]) -> str:
+    """Markdown: a row a sampler, a column a budget; a figure stands in the first column that has room for it.
+
+    What goes beyond all budgets has a column of its own.
+    """
+    columns = sorted({*budgets, *(row.evaluations for row in rows if row.evaluations > max(budgets))})
+    found = {(row.sampler, columns[bisect_left(columns, row.evaluations)]): f"{row.figure:.3g}" for row in rows}
+    table = [
+        ["sampler", "grid", *map(str, columns)],
+        ["---"] * (len(columns) + 2),
+        *(
+            [name, spacing, *(found.get((name, column), "–") for column in columns)]
+            for name, spacing in dict.fromkeys((row.sampler, row.spacing) for row in rows)
+        ),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)

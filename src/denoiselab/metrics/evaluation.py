@@ -81,7 +81,7 @@ class Evaluation:
                 generated.update(features)
                 if judge is not None:
                     right += int((judge.scores(features).argmax(1).cpu() == batch.labels).sum())
-                evaluations = batch.evaluations
+                evaluations = max(evaluations, batch.evaluations)
                 advance(len(batch.images) * distributed.world_size())
         floor_n = min(n, len(self.source.test))
         figures: dict[str, Any] = {
@@ -101,7 +101,7 @@ class Evaluation:
             "split": f"train {len(self.source.train)}, test {len(self.source.test)}",
             "data_fingerprint": self.source.fingerprint[:16],
             "sample_seed": seed,
-            "nfe": evaluations,
+            "nfe": distributed.all_max(evaluations),  # adaptive samplers take as many as their slowest image
             **recipe.words,
             "seconds": round(time.monotonic() - started, 2),
         }

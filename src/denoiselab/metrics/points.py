@@ -68,7 +68,7 @@ class PointEvaluation:
             for batch in pipeline.generate(
                 recipe, mine, balanced_labels(mine, self.source.num_classes), seed, batch_size
             ):
-                points, evaluations = torch.cat([points, batch.images]), batch.evaluations
+                points, evaluations = torch.cat([points, batch.images]), max(evaluations, batch.evaluations)
                 advance(len(batch.images) * distributed.world_size())
         points = distributed.collect(points, mine, n)
         plane, floor_n = self.source.in_plane(points), min(n, len(self.source.train))
@@ -88,7 +88,7 @@ class PointEvaluation:
             "split": f"train {len(self.source.train)}, test {len(self.source.test)}",
             "data_fingerprint": self.source.fingerprint[:16],
             "sample_seed": seed,
-            "nfe": evaluations,
+            "nfe": distributed.all_max(evaluations),
             **recipe.words,
             "seconds": round(time.monotonic() - started, 2),
         }

@@ -36,7 +36,8 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 
 class ODE(Sampler):
     """Each sample has a step size of its own, so that it does not depend on the batch; a step is tried again, smaller,
-    where the root mean square of its estimated error over atol + rtol |u| is above 1. Ends with x0_hat at `t_min`.
+    where the root mean square of its estimated error over atol + rtol |u| is above 1. Ends with x0_hat at `t_min`,
+    or at the grid's last time above 0 where that is smaller.
 
     The sampler's `steps` only cut the way in pieces, after which `on_step` is called. All samples are evaluated until
     the slowest is done. Raises ConfigError for a tolerance that is not above 0 or a t_min outside (0, 1).

@@ -22,7 +22,8 @@ from denoiselab.spacings import Spacing
 class PredictorCorrector(Sampler):
     """`snr` is r. The norms are each sample's own, not the batch's mean as in its code; steps (M + 1) evaluations.
 
-    In many dimensions the corrector rests at 1 + r^2 times the variance of a Gaussian x_t. Raises ConfigError for an
+    In many dimensions the corrector rests at 1 + r^2 times the variance of a Gaussian x_t, where epsilon stays below its
+    limit of 1: near the data |eps_hat| is often small enough to reach it. Raises ConfigError for an
     snr that is not above 0 or a negative number M of corrector steps.
     """
 
@@ -45,6 +46,6 @@ class PredictorCorrector(Sampler):
         return self.predictor.step(denoise, schedule, x, t, s, state, noise)
 
     def epsilon(self, eps: Tensor, z: Tensor) -> Tensor:
-        """(B,), at most 1, so that no sample of few numbers whose |eps_hat| is next to 0 takes a wild step."""
+        """(B,), at most 1, so that no sample whose |eps_hat| is next to 0 takes a wild step."""
         score, wanted = (part.reshape(len(part), -1).square().sum(1).double() for part in (eps, 2 * self.snr * z))
         return torch.minimum(wanted, score) / score.clamp(min=torch.finfo(torch.float64).tiny)

@@ -21,12 +21,14 @@ ADAMS_BASHFORTH = {
 
 
 class PLMS(Sampler):
-    """F-PNDM's linear multistep (algorithm 2, eq. 12), for grids even in t. Its order is 2.
+    """F-PNDM's linear multistep (algorithm 2, eq. 12), for smooth grids such as Karras's. Its order is 2.
 
-    The average is even in t, and the transfer weights it by dn: that alone costs a third-order error a step, whatever
-    the order of Adams and Bashforth. The first step is pseudo improved Euler (latent diffusion's code; the paper's
-    pseudo Runge-Kutta takes 4 evaluations), the next two take the shorter averages: steps + 1 evaluations, or `steps`
-    where there is one step or the first is from alpha = 0. The last step, to sigma = 0, is DDIM's.
+    On the cosine schedule few steps that are even in t, from t = 1 on, blow up.
+
+    The average is for steps of one size, and the transfer weights it by dn: that alone costs a third-order error a
+    step, whatever the order of Adams and Bashforth. The first step is pseudo improved Euler (latent diffusion's code;
+    the paper's pseudo Runge-Kutta takes 4 evaluations), the next two take the shorter averages: steps + 1 evaluations,
+    or `steps` where there is one step or the first is from alpha = 0. The last step, to sigma = 0, is DDIM's.
 
     An error of the average counts n_t/n_s fold: where alpha falls to next to nothing (sqrt_linear, without log_snr_min)
     DPM-Solver++ and UniPC are right, and this is not. The state is the last eps_hat, newest first, three at most.
