@@ -22,9 +22,9 @@ from denoiselab.spacings import Spacing
 class PredictorCorrector(Sampler):
     """`snr` is r. The norms are each sample's own, not the batch's mean as in its code; steps (M + 1) evaluations.
 
-    In many dimensions the corrector rests at 1 + r^2 times the variance of a Gaussian x_t, where epsilon stays below its
-    limit of 1: near the data |eps_hat| is often small enough to reach it. Raises ConfigError for an
-    snr that is not above 0 or a negative number M of corrector steps.
+    In many dimensions the corrector rests at 1 + r^2 times the variance of a Gaussian x_t, where epsilon stays below
+    its limit of 1: near the data |eps_hat| is often small enough to reach it. Raises ConfigError for an snr that is not
+    above 0 or a negative number M of corrector steps.
     """
 
     def __init__(self, steps: int, spacing: Spacing, snr: float = 0.16, corrector_steps: int = 1) -> None:
