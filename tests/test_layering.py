@@ -39,9 +39,9 @@ def imported() -> tuple[bool, set[str]]:
 
 
 def test_the_mathematics_is_what_it_says():
-    rooms = "schedules.schedule parameterizations weightings time_sampling spacings denoiser objectives guidance"
-    rooms += " thresholding analytic ema optimizers randomness samplers.ddim backbones.unet conditioning.cond"
-    rooms += " codecs.codec"
+    rooms = "schedules.schedule parameterizations weightings time_sampling spacings denoiser guidance"
+    rooms += " objectives.objective thresholding analytic ema optimizers randomness"
+    rooms += " samplers.ddim backbones.unet conditioning.cond codecs.codec"
     assert {f"denoiselab.{room}" for room in rooms.split()} <= set(mathematics())
 
 

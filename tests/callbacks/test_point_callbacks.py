@@ -17,7 +17,8 @@ from denoiselab.data.points import Points, mixture, moons, swiss_roll
 from denoiselab.pipeline import balanced_labels
 from denoiselab.point_pictures import angle, colours, nearest, saturated, times, unit
 from denoiselab.samplers import DDIM
-from denoiselab.spacings import Trailing
+from denoiselab.schedules import VE
+from denoiselab.spacings import Karras, Leading, Trailing
 from denoiselab.system import DiffusionSystem
 
 
@@ -97,6 +98,18 @@ def test_the_film_of_the_reverse_process_begins_with_the_noise_and_ends_with_the
     recipe = tiny_recipe(Looking(6, Trailing()), clip=False)
     system.pipeline.sample(recipe, range(12), torch.zeros(12, dtype=torch.int64), 5)
     torch.testing.assert_close(film[0][1], source.in_plane(seen[0]) * unit(schedule, torch.tensor(1.0)))
+
+
+@pytest.mark.parametrize("spacing", [Trailing(), Leading(), Karras(sigma_max=20)])
+def test_the_film_begins_with_what_the_denoiser_is_first_asked_wherever_the_grid_begins(spacing, tmp_path):
+    source, seen = few(), []
+    system = trained(source, tmp_path)
+    system.pipeline.denoiser.schedule = schedule = VE()
+    system.recipe = tiny_recipe(DDIM(6, spacing), clip=False)
+    system.pipeline.denoiser.register_forward_pre_hook(lambda _, given: seen.append(given[:2]))
+    _, film = PointProcess(n=12, seed=5).reverse(system, source)
+    x, t = seen[0]
+    torch.testing.assert_close(film[0][1], source.in_plane(x[:12]) * unit(schedule, t[0]))
 
 
 @pytest.mark.parametrize("dim", [2, 6])

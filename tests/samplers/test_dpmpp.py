@@ -5,8 +5,8 @@ from cases import SCHEDULES, SPACINGS, moments, over
 from denoiselab.analytic import Gaussian
 from denoiselab.errors import ConfigError
 from denoiselab.samplers import DDIM, DDPM, DPMpp2M, DPMpp2MSDE, DPMpp2S
-from denoiselab.schedules import Flow, linear
-from denoiselab.spacings import LogSNR, Trailing
+from denoiselab.schedules import Flow
+from denoiselab.spacings import Trailing
 
 SOLVERS = {"2m": DPMpp2M, "2m_sde_0": lambda n, spacing: DPMpp2MSDE(n, spacing, eta=0.0), "2s": DPMpp2S}
 TIMES = torch.tensor([0.7, 0.6, 0.45], dtype=torch.float64)
@@ -110,25 +110,6 @@ def test_after_alpha_zero_a_solver_begins_anew(name, solver):
         found, _ = sampler.step(denoise, schedule, found, s, u, state, torch.randn_like)
         expected, _ = ddim.step(denoise, schedule, expected, s, u, None, torch.randn_like)
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-15)
-
-
-@over("solver", SOLVERS)
-def test_a_plateau_changes_nothing_that_follows(solver):
-    # Past log_snr_min nothing moves, and what the multistep knows is of the times before and after.
-    ended, x = linear(T=None, log_snr_min=-6.0), torch.randn(7, dtype=torch.float64)
-    denoise, end = Gaussian(ended, 0.3, 0.5), ended.time(-5.999)
-
-    class Late(LogSNR):
-        def __init__(self, plateau):
-            self.plateau = plateau
-
-        def __call__(self, steps, schedule):
-            moving = schedule.time(torch.linspace(-5.999, 5.0, 6, dtype=torch.float64))
-            return torch.cat([torch.tensor([1.0, 0.98, 0.97]).double()[: self.plateau], moving, torch.zeros(1)])
-
-    assert end < 0.97
-    short, long = (SOLVERS[solver](n, Late(n - 6))(denoise, ended, x) for n in (7, 9))
-    assert torch.equal(short, long)
 
 
 def test_noise_is_drawn_once_a_step_that_adds_any():

@@ -8,8 +8,7 @@ from denoiselab.analytic import Gaussian
 from denoiselab.denoiser import Prediction
 from denoiselab.samplers import DDIM, PLMS
 from denoiselab.samplers.plms import ADAMS_BASHFORTH
-from denoiselab.schedules import linear
-from denoiselab.spacings import Spacing, Trailing
+from denoiselab.spacings import Trailing
 
 
 def transfer(schedule, x, eps, t, s):
@@ -77,18 +76,3 @@ def test_from_alpha_zero_its_step_is_ddim_s_and_counts_for_the_next(name):
     eps = (3 * denoise(first, s.expand(7)).eps - denoise(x, t.expand(7)).eps) / 2
     torch.testing.assert_close(second, transfer(schedule, first, eps, s, u), rtol=1e-12, atol=1e-13)
     assert len(state) == 2
-
-
-def test_a_plateau_changes_nothing_that_follows():
-    ended, x = linear(T=None, log_snr_min=-6.0), torch.randn(7, dtype=torch.float64)
-
-    class Late(Spacing):
-        def __init__(self, plateau):
-            self.plateau = plateau
-
-        def __call__(self, steps, schedule):
-            moving = schedule.time(torch.linspace(-5.999, 5.0, 6, dtype=torch.float64))
-            return torch.cat([torch.tensor([1.0, 0.98, 0.97]).double()[: self.plateau], moving, torch.zeros(1)])
-
-    short, long = (PLMS(n, Late(n - 6))(Gaussian(ended, 0.3, 0.5), ended, x) for n in (7, 9))
-    assert torch.equal(short, long)

@@ -12,7 +12,7 @@ from denoiselab.randomness import SampleNoise
 from denoiselab.samplers import DDIM, Sampler
 from denoiselab.samplers.sampler import posterior_variance
 from denoiselab.schedules import linear
-from denoiselab.spacings import Trailing
+from denoiselab.spacings import Custom, Trailing
 
 # The kinds of schedule a sampler can meet: in sigma/alpha all are one ODE (test_convergence.py), and their ends differ.
 KINDS = ("linear", "linear_ended", "cosine_table", "flow", "linear_to_zero", "sub_vp", "ve")
@@ -277,3 +277,16 @@ def test_fewer_than_one_step_and_an_eta_beyond_one_are_refused():
             make(0, Trailing())
     with pytest.raises(ConfigError, match="eta=1"):
         DDIM(3, Trailing(), eta=1.5)
+
+
+@over("sampler", DETERMINISTIC)
+def test_a_plateau_changes_nothing_that_follows(sampler):
+    # Past log_snr_min nothing moves, and what a multistep method knows is of the times before and after.
+    ended, x = linear(T=None, log_snr_min=-6.0), torch.randn(7, dtype=torch.float64)
+    moving = ended.time(torch.linspace(-5.999, 5.0, 6, dtype=torch.float64)).tolist()
+    assert moving[0] < 0.97
+    made = []
+    for plateau in ([1.0], [1.0, 0.98, 0.97]):
+        times = [*plateau, *moving]
+        made.append(SAMPLERS[sampler](len(times), Custom(times))(Gaussian(ended, 0.3, 0.5), ended, x))
+    torch.testing.assert_close(*made, rtol=0, atol=1e-14)  # alpha x0_hat + sigma eps_hat is x_t but for a rounding

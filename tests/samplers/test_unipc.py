@@ -11,8 +11,7 @@ from denoiselab.denoiser import Prediction
 from denoiselab.errors import ConfigError
 from denoiselab.samplers import DDIM, DPMpp2M, UniPC
 from denoiselab.samplers.unipc import Known
-from denoiselab.schedules import linear
-from denoiselab.spacings import Spacing, Trailing
+from denoiselab.spacings import Trailing
 
 TIMES = torch.tensor([0.8, 0.7, 0.6, 0.45], dtype=torch.float64)
 
@@ -131,21 +130,6 @@ def test_after_alpha_zero_it_begins_anew(name):
         x, state = sampler.step(denoise, schedule, x, t, s, state, torch.randn_like)
         expected, _ = ddim.step(denoise, schedule, expected, t, s, None, torch.randn_like)
         torch.testing.assert_close(x, expected, rtol=1e-13, atol=1e-15)
-
-
-def test_a_plateau_changes_nothing_that_follows():
-    ended, x = linear(T=None, log_snr_min=-6.0), torch.randn(7, dtype=torch.float64)
-
-    class Late(Spacing):
-        def __init__(self, plateau):
-            self.plateau = plateau
-
-        def __call__(self, steps, schedule):
-            moving = schedule.time(torch.linspace(-5.999, 5.0, 6, dtype=torch.float64))
-            return torch.cat([torch.tensor([1.0, 0.98, 0.97]).double()[: self.plateau], moving, torch.zeros(1)])
-
-    short, long = (UniPC(n, Late(n - 6), 3)(Gaussian(ended, 0.3, 0.5), ended, x) for n in (7, 9))
-    assert torch.equal(short, long)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from denoiselab.point_pictures import (
 )
 from denoiselab.randomness import SampleNoise
 from denoiselab.samplers import Step
+from denoiselab.samplers.sampler import start_scale
 from denoiselab.system import DiffusionSystem
 
 
@@ -138,7 +139,7 @@ class PointProcess(Periodic):
         def watch(step: Step, prediction: Prediction) -> None:
             if step.index == 0:
                 noise = SampleNoise(self.seed, indices)(torch.empty(self.n, *pipeline.latent_shape))
-                keep(step.t, schedule.prior_std * noise)
+                keep(step.t, start_scale(schedule, step.t).float() * schedule.prior_std * noise)
             keep(step.s, step.x)
 
         labels = balanced_labels(indices, source.num_classes)

@@ -16,14 +16,13 @@ from torch.nn.functional import softplus
 from denoiselab.denoiser import DenoiseFn, Prediction
 from denoiselab.errors import ConfigError
 from denoiselab.likelihood.likelihood import ByLogSNR, Likelihood, Nats
-from denoiselab.likelihood.terms import decoder_log_std, decoder_nats, density_nats, prior_nats, step_nats
+from denoiselab.likelihood.terms import FRACTIONS, decoder_log_std, decoder_nats, density_nats, prior_nats, step_nats
 from denoiselab.randomness import SampleNoise, generator
 from denoiselab.samplers.sampler import NoiseFn
 from denoiselab.schedules import Schedule, like
 from denoiselab.spacings import Spacing, Trailing
 
 GOLDEN = (5**0.5 - 1) / 2
-FRACTIONS = {"small": 0.0, "large": 1.0}
 
 
 class VariationalBound(Likelihood):

@@ -43,6 +43,10 @@ def step_nats(
     return _excess(widening) / 2 + torch.exp(-widening) * like(difference / 2, x0) * (x0 - prediction.x0).square()
 
 
+FRACTIONS = {"small": 0.0, "large": 1.0}
+"""f of the fixed reverse variances: log Sigma = f log beta + (1 - f) log beta-tilde (iDDPM, eq. 15)."""
+
+
 def decoder_log_std(schedule: Schedule, t_1: Tensor, t_2: Tensor, fraction: float | Tensor) -> Tensor:
     """log of the decoder's scale, of the last step from t_1 to 0: the shape of t_1, or of `fraction` where a tensor.
 

@@ -7,7 +7,7 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,8 +108,7 @@ class LikelihoodEvaluation:
         return not self.source.test.__getitems__([0])["image"].is_floating_point()
 
     def _nats(self, pipeline: Pipeline, indices: Sequence[int]) -> Nats:
-        device = next(chain(pipeline.parameters(), pipeline.buffers())).device  # an exact denoiser has no parameters
-        batch = {key: value.to(device) for key, value in self.source.test.__getitems__(indices).items()}
+        batch = {key: value.to(pipeline.device) for key, value in self.source.test.__getitems__(indices).items()}
         x0, cond = pipeline.codec.encode(to_float(batch["image"])), pipeline.conditioner(batch)
         denoiser = pipeline.denoiser
         return self.method(lambda x_t, t: denoiser(x_t, t, cond), denoiser.schedule, x0, indices, self.quantised)

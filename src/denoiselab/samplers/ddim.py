@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, posterior_variance
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, checked_eta, posterior_variance
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
@@ -20,9 +19,7 @@ class DDIM(Sampler):
 
     def __init__(self, steps: int, spacing: Spacing, eta: float = 0.0) -> None:
         super().__init__(steps, spacing)
-        if not 0 <= eta <= 1:
-            raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
-        self.eta = eta
+        self.eta = checked_eta(eta)
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn

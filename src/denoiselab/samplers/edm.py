@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoiselab.samplers.sampler import NoiseFn
+from denoiselab.samplers.sampler import NoiseFn, Sampler
 from denoiselab.schedules import Schedule
+from denoiselab.spacings import Spacing
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,19 @@ class Churn:
             return x, t
         added = torch.sqrt((sigma / alpha) ** 2 - (sigma_t / alpha_t) ** 2)
         return (alpha / alpha_t * x + alpha * added * self.s_noise * noise(x), later) if added > 0 else (x, t)
+
+
+class Churned(Sampler):
+    """A sampler with `Churn`, whose s_churn, s_min, s_max and s_noise it is given; s_churn 0 is deterministic."""
+
+    def __init__(
+        self,
+        steps: int,
+        spacing: Spacing,
+        s_churn: float = 0.0,
+        s_min: float = 0.0,
+        s_max: float = math.inf,
+        s_noise: float = 1.0,
+    ) -> None:
+        super().__init__(steps, spacing)
+        self.churn = Churn(steps, s_churn, s_min, s_max, s_noise)

@@ -5,37 +5,20 @@ y_t - n_t eps_hat is x0_hat. So Euler's step y_t + (n_s - n_t) eps_hat is x_s = 
 with no division by alpha_t: it holds at alpha_t = 0 too.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError
-from denoiselab.samplers.edm import Churn
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
+from denoiselab.samplers.edm import Churned
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, checked_eta
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
 
-class Euler(Sampler):
-    """EDM's algorithm 2 without its correction: DDIM with eta = 0, or on flow x + (s - t) v; order 1.
-
-    s_churn, s_min, s_max, s_noise: see `Churn`.
-    """
-
-    def __init__(
-        self,
-        steps: int,
-        spacing: Spacing,
-        s_churn: float = 0.0,
-        s_min: float = 0.0,
-        s_max: float = math.inf,
-        s_noise: float = 1.0,
-    ) -> None:
-        super().__init__(steps, spacing)
-        self.churn = Churn(steps, s_churn, s_min, s_max, s_noise)
+class Euler(Churned):
+    """EDM's algorithm 2 without its correction: DDIM with eta = 0, or on flow x + (s - t) v; order 1."""
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
@@ -55,9 +38,7 @@ class EulerAncestral(Sampler):
 
     def __init__(self, steps: int, spacing: Spacing, eta: float = 1.0) -> None:
         super().__init__(steps, spacing)
-        if not 0 <= eta <= 1:
-            raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
-        self.eta = eta
+        self.eta = checked_eta(eta)
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn

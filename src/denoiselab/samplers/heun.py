@@ -3,32 +3,18 @@
 In y = x/alpha and n = sigma/alpha every schedule has the same ODE, dy/dn = eps_hat; 2 steps - 1 network evaluations.
 """
 
-import math
 from typing import Any
 
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.samplers.edm import Churn
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
+from denoiselab.samplers.edm import Churned
+from denoiselab.samplers.sampler import NoiseFn, batched
 from denoiselab.schedules import Schedule
-from denoiselab.spacings import Spacing
 
 
-class Heun(Sampler):
-    """s_churn, s_min, s_max, s_noise: see `Churn`; s_churn 0 is deterministic."""
-
-    def __init__(
-        self,
-        steps: int,
-        spacing: Spacing,
-        s_churn: float = 0.0,
-        s_min: float = 0.0,
-        s_max: float = math.inf,
-        s_noise: float = 1.0,
-    ) -> None:
-        super().__init__(steps, spacing)
-        self.churn = Churn(steps, s_churn, s_min, s_max, s_noise)
+class Heun(Churned):
+    """Of order 2; the steps to sigma = 0 and from alpha = 0 are Euler's."""
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn

@@ -73,6 +73,13 @@ class Sampler(ABC):
         return x
 
 
+def checked_eta(eta: float) -> float:
+    """The share of the noise of ancestral sampling that is added. Raises ConfigError for one outside [0, 1]."""
+    if not 0 <= eta <= 1:
+        raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
+    return eta
+
+
 def start_scale(schedule: Schedule, t: Tensor) -> Tensor:
     """The size of x at t over that at t = 1, for data of unit variance: 1 where the variance is preserved."""
     return torch.hypot(*schedule(t)) / torch.hypot(*schedule(1.0)) if t < 1 else torch.ones_like(t)

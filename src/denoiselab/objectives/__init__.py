@@ -1,0 +1,17 @@
+"""Training objectives: what one is (objective.py), one family a file."""
+
+from denoiselab.objectives.bound import Hybrid, VariationalBound, rounded_up
+from denoiselab.objectives.cross_entropy import CrossEntropy
+from denoiselab.objectives.mse import LearnedUncertainty, WeightedMSE
+from denoiselab.objectives.objective import Denoising, Objective
+
+__all__ = [
+    "CrossEntropy",
+    "Denoising",
+    "Hybrid",
+    "LearnedUncertainty",
+    "Objective",
+    "VariationalBound",
+    "WeightedMSE",
+    "rounded_up",
+]
