@@ -168,9 +168,12 @@ def fit(
 def tiny_trainer(folder: Path, **changes: Any) -> "Trainer":
     from pytorch_lightning import Trainer
 
+    from denoiselab.checkpoint_io import WholeFiles
+
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # else a line on each trainer made
     options: dict[str, Any] = {
         "accelerator": "cpu",
+        "plugins": [WholeFiles()],
         "devices": 1,
         "logger": False,
         "log_every_n_steps": 1,

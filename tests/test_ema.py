@@ -1,10 +1,12 @@
 import copy
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from denoiselab.ema import EMA
+from denoiselab.ema import EMA, Snapshot, exponent, reconstruct
+from denoiselab.errors import ConfigError
 
 
 class Model(nn.Module):
@@ -151,3 +153,114 @@ def test_what_was_loaded_is_not_shared_with_what_was_saved():
     other.load_state_dict(state)
     other.shadow[0].zero_()
     assert torch.equal(state["weights"]["trained.weight"], ema.shadow[0])
+
+
+# Power-function profiles.
+
+
+@pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
+def test_the_published_widths_have_their_published_exponents(sigma_rel, gamma):
+    assert exponent(sigma_rel) == pytest.approx(gamma, abs=5e-3)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.01, 0.05, 0.2, 0.28])
+def test_the_width_is_the_profiles_standard_deviation(sigma_rel):
+    # Of a density (gamma + 1) x^gamma on [0, 1].
+    g = exponent(sigma_rel)
+    mean, square = (g + 1) / (g + 2), (g + 1) / (g + 3)
+    assert (square - mean**2) ** 0.5 == pytest.approx(sigma_rel, rel=1e-10)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 0.29, 3.0])
+def test_a_width_that_no_power_function_has_is_refused(sigma_rel):
+    with pytest.raises(ConfigError, match=r"ema\.sigma_rel=.*above 0 to 0\.28"):
+        EMA(None, sigma_rel)
+
+
+def test_no_average_at_all_is_refused():
+    with pytest.raises(ConfigError, match=r"ema\.decay=0\.999"):
+        EMA(None)
+
+
+def trajectory(ema, model, steps):
+    """(steps, P): the weights after each of some steps of a slowing walk, float64; the averages follow it."""
+    rows = []
+    for k in range(steps):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn(p.shape) / (1 + k) ** 0.5)
+        ema.update()
+        rows.append(torch.cat([p.detach().double().flatten() for p in ema.live]))
+    return torch.stack(rows)
+
+
+def exact(rows, sigma_rel):
+    """The average of a trajectory by the sum over all its steps."""
+    part = torch.arange(len(rows) + 1, dtype=torch.float64) / len(rows)
+    return (part ** (exponent(sigma_rel) + 1)).diff() @ rows
+
+
+def flat(weights):
+    return torch.cat([w.double().flatten() for w in weights.values()])
+
+
+def test_several_averages_at_once_are_the_weighted_sums_over_the_trajectory():
+    model, ema = nn.Linear(4, 3), EMA([0.9, 0.5], [0.05, 0.2])
+    ema.bind(model)
+    start = flat(ema.averages()["decay=0.9"])
+    rows = trajectory(ema, model, 60)
+    found = ema.averages()
+    assert list(found) == ["decay=0.9", "decay=0.5", "sigma_rel=0.05", "sigma_rel=0.2"]
+    for sigma_rel in (0.05, 0.2):
+        # Sixty float32 updates.
+        torch.testing.assert_close(flat(found[f"sigma_rel={sigma_rel}"]), exact(rows, sigma_rel), rtol=0, atol=2e-6)
+    for decay in (0.9, 0.5):
+        betas = [min(decay, k / (9 + k)) for k in range(1, 61)]
+        left = [*itertools.accumulate(betas[::-1], lambda a, b: a * b, initial=1.0)][::-1]  # beta_k ... beta_60
+        weights = torch.tensor([(1 - b) * after for b, after in zip(betas, left[1:], strict=True)], dtype=torch.float64)
+        assert float(weights.sum()) + left[0] == pytest.approx(1, abs=1e-12)
+        torch.testing.assert_close(flat(found[f"decay={decay}"]), weights @ rows + left[0] * start, rtol=0, atol=2e-6)
+    assert all(map(torch.equal, ema.shadow, found["decay=0.9"].values()))
+
+
+def snapshots(ema, model, steps, every):
+    """Snapshots of both widths, and the trajectory."""
+    stored, rows = [], []
+    for end in range(every, steps + 1, every):
+        rows.append(trajectory(ema, model, every))
+        for name, weights in ema.averages().items():
+            width = float(name.partition("=")[2])
+            stored.append(Snapshot(end, width, {n: w.clone() for n, w in weights.items()}))
+    return stored, torch.cat(rows)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.03, 0.07, 0.12, 0.25])
+def test_any_width_is_reconstructed_from_snapshots_of_two(sigma_rel):
+    model, ema = nn.Linear(4, 3), EMA(None, [0.05, 0.10])
+    ema.bind(model)
+    stored, rows = snapshots(ema, model, 2000, 100)
+    found, wanted = flat(reconstruct(stored, 2000, sigma_rel)), exact(rows, sigma_rel)
+    spread = (rows[1000:] - wanted).square().mean().sqrt()
+    assert float((found - wanted).square().mean().sqrt() / spread) < 0.02, "two hundredths of the walk's own spread"
+
+
+@pytest.mark.parametrize(("sigma_rel", "step"), [(0.05, 500), (0.10, 300)])
+def test_what_was_stored_is_reconstructed_as_it_is(sigma_rel, step):
+    model, ema = nn.Linear(4, 3), EMA(None, [0.05, 0.10])
+    ema.bind(model)
+    stored, _ = snapshots(ema, model, 500, 100)
+    (kept,) = (s for s in stored if (s.step, s.sigma_rel) == (step, sigma_rel))
+    torch.testing.assert_close(flat(reconstruct(stored, step, sigma_rel)), flat(kept.weights), rtol=0, atol=1e-6)
+
+
+def test_several_averages_are_saved_and_go_on():
+    model = nn.Linear(4, 3)
+    ema, again = EMA(0.9, [0.05, 0.1]), EMA(0.9, [0.05, 0.1])
+    for made in (ema, again):
+        made.bind(model)
+    trajectory(ema, model, 7)
+    again.load_state_dict(copy.deepcopy(ema.state_dict()))
+    ema.update()
+    again.update()
+    for a, b in zip(ema.averages().values(), again.averages().values(), strict=True):
+        assert all(map(torch.equal, a.values(), b.values()))

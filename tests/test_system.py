@@ -177,7 +177,7 @@ def test_the_validation_loss_is_the_mean_over_the_images_whatever_the_batches(ba
 def test_validation_is_of_the_averaged_weights_and_gives_the_others_back(tmp_path):
     live, averaged = tiny_pipeline(seed=1), tiny_pipeline(seed=2)
     system = tiny_system(copy.deepcopy(live))
-    system.ema.shadow = [p.detach().clone() for p in averaged.parameters()]
+    system.ema.shadows = [[p.detach().clone() for p in averaged.parameters()]]
     assert validated(system, tmp_path) == validated(tiny_system(averaged), tmp_path)
     assert validated(system, tmp_path) != validated(tiny_system(live), tmp_path)
     assert torch.equal(weights(system.pipeline), weights(live))

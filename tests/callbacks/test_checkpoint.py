@@ -1,5 +1,8 @@
 """last.ckpt at each period and at the end, best.ckpt at each improvement, and never half a file."""
 
+import os
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -7,6 +10,7 @@ import torch
 from conftest import Projection, Specks, fit, tiny_system, tiny_trainer, weights
 from denoiselab.callbacks import Checkpoint, Evaluate
 from denoiselab.data import ImageDataModule
+from denoiselab.errors import RunError
 from denoiselab.metrics import Evaluation
 
 
@@ -53,7 +57,7 @@ def test_last_is_written_at_each_period_and_at_the_end_and_nothing_is_left_besid
     watching = Watching(tmp_path)
     fit(tiny_system(), tmp_path, steps=5, callbacks=[Checkpoint(every_n_train_steps=2), watching])
     assert watching.last == [None, 2, 2, 4, 4]
-    assert steps(tmp_path) == {"last.ckpt": 5}
+    assert steps(tmp_path) == {"last.ckpt": 5, "previous.ckpt": 4}
 
 
 def test_without_a_period_there_is_one_at_the_end(tmp_path):
@@ -109,24 +113,41 @@ def test_the_best_figure_is_remembered_by_a_run_that_goes_on(tmp_path):
         tiny_system(), datamodule=ImageDataModule(Specks(), 8, 0), ckpt_path=tmp_path / "checkpoints" / "last.ckpt"
     )
     assert again.best == 2.0
-    assert steps(tmp_path) == {"last.ckpt": 4, "best.ckpt": 1}
+    assert steps(tmp_path) == {"last.ckpt": 4, "best.ckpt": 1, "previous.ckpt": 2}
 
 
-def test_a_run_that_stops_while_it_writes_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
-    """The disk is full in the middle of the second checkpoint."""
-    real, names = pl.Trainer.save_checkpoint, []
+class DiskIsFull(pl.Callback):
+    """After a step, what is written to the temporary file goes to a device on which there is no space."""
 
-    def full_disk(trainer, path, *args, **kwargs):
-        names.append(path.name)
-        if len(names) == 2:
-            path.write_bytes(b"half a checkpoint")
-            raise OSError(28, "No space left on device")
-        real(trainer, path, *args, **kwargs)
+    def __init__(self, step, folder) -> None:
+        self.step, self.temporary = step, folder / "checkpoints" / "last.ckpt.new.part"
 
-    monkeypatch.setattr(pl.Trainer, "save_checkpoint", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        fit(tiny_system(), tmp_path, steps=4, callbacks=[Checkpoint(every_n_train_steps=1)])
-    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+    def on_train_batch_end(self, trainer, system, *_) -> None:
+        if trainer.global_step == self.step:
+            self.temporary.symlink_to("/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_on_a_full_disk_the_last_whole_checkpoint_stays_and_one_line_says_so(tmp_path):
+    callbacks = [Checkpoint(every_n_train_steps=1), DiskIsFull(2, tmp_path)]
+    with pytest.raises(RunError, match=r"last\.ckpt could not be written \(No space left on device\); the one before"):
+        fit(tiny_system(), tmp_path, steps=4, callbacks=callbacks)
+    assert steps(tmp_path) == {"last.ckpt": 2, "previous.ckpt": 1}
+
+
+def test_where_no_folder_can_be_made_the_run_stops_with_one_line(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(RunError, match=r"could not be written \(.*\); there is none before it"):
+        fit(tiny_system(), tmp_path, steps=1, callbacks=[Checkpoint()])
+
+
+def test_without_links_the_previous_one_is_a_copy(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    fit(tiny_system(), tmp_path, steps=3, callbacks=[Checkpoint(every_n_train_steps=1)])
+    assert steps(tmp_path) == {"last.ckpt": 3, "previous.ckpt": 2}
 
 
 def test_saving_changes_no_weight(tmp_path):

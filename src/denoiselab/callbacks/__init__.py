@@ -8,6 +8,7 @@ from denoiselab.callbacks.loss_curve import LossCurve
 from denoiselab.callbacks.points import PointProcess, PointScatter
 from denoiselab.callbacks.progress import Pace, Progress
 from denoiselab.callbacks.samples import DenoisingStrip, SampleGrid
+from denoiselab.callbacks.snapshots import Snapshots
 
 __all__ = [
     "BitsPerDim",
@@ -21,4 +22,5 @@ __all__ = [
     "PointScatter",
     "Progress",
     "SampleGrid",
+    "Snapshots",
 ]

@@ -1,12 +1,15 @@
 """Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by the newest evaluation's figure."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from denoiselab.callbacks.logging import due, run_folder
+from denoiselab.errors import RunError
+from denoiselab.files import replacing
 from denoiselab.system import DiffusionSystem
 
 
@@ -14,7 +17,7 @@ class Checkpoint(pl.Callback):
     """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and at the end; best.ckpt whenever
     `monitor`, lower being better, has improved. Stands after the evaluation in the list of callbacks.
 
-    A file is written under a temporary name and renamed, so a checkpoint is whole or not there.
+    previous.ckpt is the last but one. Raises RunError where none can be written.
     """
 
     def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "fid") -> None:
@@ -43,13 +46,29 @@ class Checkpoint(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         path = run_folder(trainer) / "checkpoints" / name
-        temporary = Path(f"{path}.part")
-        trainer.save_checkpoint(temporary)  # on all ranks; rank 0 writes
-        if trainer.is_global_zero:
-            os.replace(temporary, path)
+        new = path.with_name(f"{name}.new")
+        try:
+            trainer.save_checkpoint(new)  # all ranks take part; rank 0 writes
+            if trainer.is_global_zero:
+                if name == "last.ckpt" and path.exists():
+                    _keep(path, path.with_name("previous.ckpt"))
+                os.replace(new, path)
+        except OSError as error:
+            left = "the one before it is as it was" if path.is_file() else "there is none before it"
+            raise RunError(f"{path} could not be written ({error.strerror or error}); {left}") from error
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def _keep(path: Path, other: Path) -> None:
+    """`other` is what `path` is now, whatever takes the place of `path` later; no copy where the disk has links."""
+    with replacing(other) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)

@@ -13,8 +13,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from denoiselab.callbacks import BitsPerDim, Evaluate
+from denoiselab.callbacks import BitsPerDim, Evaluate, Snapshots
 from denoiselab.callbacks.logging import log_summary
+from denoiselab.checkpoint_io import WholeFiles
 from denoiselab.cli import build, loggers, runs
 from denoiselab.cli.build import Parts
 from denoiselab.data import ImageDataModule
@@ -33,6 +34,8 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
         callbacks = _with_evaluation(callbacks, cfg, parts.source)
     if cfg.likelihood:
         callbacks["likelihood"] = BitsPerDim(build.likelihood(cfg, parts.source), cfg.likelihood.every)
+    if system.ema.snapshot_every:
+        callbacks["snapshots"] = Snapshots(system.ema.snapshot_every)
     choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
     group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
     trainer = make_trainer(cfg, folder, list(callbacks.values()))
@@ -79,6 +82,7 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
         return instantiate(
             cfg.trainer,
             callbacks=callbacks,
+            plugins=[WholeFiles()],
             logger=False,
             default_root_dir=str(folder),
             max_epochs=-1,  # the stream of batches never ends; max_steps does
@@ -114,7 +118,7 @@ def _conclude(
         **{name: float(value) for name, value in logged.items()},
         "step": trainer.global_step,
         "parameters": sum(p.numel() for p in system.pipeline.parameters()),
-        "ema_decay": system.ema.decay,
+        "ema": str(system.ema.profiles[0]),
         "code": runs.code_version(),
     }
     runs.write_json(figures, folder / "metrics.json")

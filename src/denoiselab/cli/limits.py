@@ -34,15 +34,15 @@ class Limit(NamedTuple):
 COUNT, NATURAL, POSITIVE, SHARE = Limit(1), Limit(0), Limit(0, above=True), Limit(0, 1)
 COUNT_OR_NULL = Limit(1, null=True)
 
-# What Lightning judges itself, in more forms than a type can tell.
-FREE = ("trainer.devices", "trainer.precision")
+# What Lightning judges itself, in more forms than a type can tell; and what is a number or a list of numbers.
+FREE = ("trainer.devices", "trainer.precision", "ema.decay", "ema.sigma_rel")
 
 LIMITS = {
     "seed": NATURAL,
     "batch_size": COUNT,
     "num_workers": NATURAL,
     "n": COUNT,
-    "checkpoint": Limit(words=("last", "best")),
+    "checkpoint": Limit(words=("last", "best", "previous")),
     "device": Limit(words=("auto", "cpu", "cuda", "mps")),
     "schedule.T": Limit(2, null=True),
     "schedule.beta_min": POSITIVE,
@@ -143,7 +143,9 @@ LIMITS = {
     "optimizer.weight_decay": NATURAL,
     "optimizer.warmup_steps": NATURAL,
     "optimizer.decay": Limit(words=("cosine", "constant")),
-    "ema.decay": Limit(0, 0.999999),
+    "ema.decay": Limit(0, 0.999999, null=True),
+    "ema.sigma_rel": Limit(0, 0.28, above=True),
+    "ema.snapshot_every": COUNT_OR_NULL,
     "trainer.max_steps": COUNT,
     "trainer.accumulate_grad_batches": COUNT,
     "trainer.gradient_clip_val": Limit(0, above=True, null=True),

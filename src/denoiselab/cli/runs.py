@@ -3,7 +3,8 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 import denoiselab
 from denoiselab.backbones import Encoder
-from denoiselab.cli import build
+from denoiselab.cli import averages, build
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Unconditional
 from denoiselab.data.source import to_float
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError, RunError
+from denoiselab.files import replacing
 from denoiselab.pipeline import Pipeline
 from denoiselab.progress import console
 
@@ -34,9 +36,8 @@ def code_version() -> str:
 
 def write_json(values: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
@@ -75,29 +76,58 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load(folder: str, checkpoint: str, on: torch.device) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
-    """A run's pipeline with its averaged weights, its configuration, and what its checkpoint says of itself.
+def load(
+    folder: str, checkpoint: str, on: torch.device, average: Mapping[str, float | None] | None = None
+) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
+    """A run's pipeline with averaged weights, its configuration, and what its checkpoint says of itself.
 
-    The configuration is that in the checkpoint: the run as it was, whatever has become of conf/. Raises RunError.
+    The configuration is that in the checkpoint: the run as it was, whatever has become of conf/. `average` is another
+    one than the run's own, see `averages.chosen`. Raises RunError.
     """
     path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
-    if not path.exists():
-        others = sorted(p.stem for p in path.parent.glob("*.ckpt"))
-        hint = f"there is checkpoint={others[0]}" if others else "it was stopped before it saved one"
-        raise RunError(f"run={folder} has no checkpoint {path.name}; {hint}")
+    state = read(path)
+    name, weights = averages.chosen(state["ema"], Path(folder), average)
+    about = state["denoiselab"]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        about, weights = state["denoiselab"], state["ema"]["weights"]
         cfg = OmegaConf.create(about["config"])
         pipeline = build.pipeline(cfg, tuple(about["image_shape"]), about["num_classes"])
         pipeline.load_state_dict(weights)
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise RunError(
-            f"{path} is damaged or of another version of denoiselab ({type(error).__name__}: {reason})"
-        ) from error
-    facts = {"run": str(folder), "checkpoint": checkpoint, "step": state["global_step"]}
+        raise RunError(f"{path} is of another version of denoiselab ({_short(error)}){_others(path)}") from error
+    facts = {"run": str(folder), "checkpoint": checkpoint, "step": state["global_step"], "ema": name}
     return pipeline.to(on).eval(), cfg, about | {"step": state["global_step"], "origin": facts}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents. Raises RunError for one that is not there, damaged or none of ours, and says what is."""
+    if not path.exists():
+        hint = _others(path) or "; it was stopped before it saved one"
+        raise RunError(f"{path.parent.parent} has no checkpoint {path.name}{hint}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RunError(f"{path} is damaged or no checkpoint ({_short(error)}){_others(path)}") from error
+    if not isinstance(state, dict) or not {"denoiselab", "ema", "global_step"} <= set(state):
+        raise RunError(f"{path} is not a checkpoint of denoiselab{_others(path)}")
+    return state
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def _others(path: Path) -> str:
+    """The checkpoints beside a bad one that can be read, newest first."""
+    found = []
+    for other in set(path.parent.glob("*.ckpt")) - {path}:
+        with suppress(Exception):
+            state = torch.load(other, map_location="cpu", weights_only=True, mmap=True)
+            found.append((int(state["global_step"]), other.stem))
+    return (
+        "; there is " + " and ".join(f"checkpoint={name} of step {step}" for step, name in sorted(found)[::-1])
+        if found
+        else ""
+    )
 
 
 def exact(cfg: DictConfig, on: torch.device) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
@@ -130,7 +160,7 @@ def given(cfg: DictConfig) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
     on = device(cfg.device)
     if cfg.analytic:
         return exact(cfg, on)
-    loaded = load(cfg.run, cfg.checkpoint, on)
+    loaded = load(cfg.run, cfg.checkpoint, on, cfg.ema)
     if isinstance(loaded[0].denoiser.backbone, Encoder):
         raise RunError(
             f"run={cfg.run} is a classifier, which makes no images; give it as guidance.classifier.run={cfg.run} "
