@@ -47,6 +47,8 @@ class Checkpoint(pl.Callback):
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         path = run_folder(trainer) / "checkpoints" / name
         new = path.with_name(f"{name}.new")
+        for logger in trainer.loggers:
+            logger.save()  # a run that goes on from here finds its log up to here
         try:
             trainer.save_checkpoint(new)  # all ranks take part; rank 0 writes
             if trainer.is_global_zero:

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.cli import checks, rules, run_options
+from denoiselab.cli import checks, resume, rules, run_options
 from denoiselab.errors import ConfigError, UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -36,6 +36,8 @@ def main(command: str) -> None:
         parser = get_args_parser()
         parser.error = lambda message: _stop(f"{message}; --help shows what there is")  # type: ignore[method-assign]
         arguments = parser.parse_args()
+        if command == "train":
+            arguments.overrides = _resumed_words(arguments.overrides, arguments.multirun)
         there = _given_folder(arguments.overrides)
         if command != "train":
             run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
@@ -64,6 +66,16 @@ def main(command: str) -> None:
         _stop("a file of conf/ is not YAML: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         _stop("interrupted", status=130)
+
+
+def _resumed_words(overrides: list[str], multirun: bool) -> list[str]:
+    """The overrides with those of the run to go on with; on the command line too, where Hydra looks for them."""
+    whole = resume.words(overrides, multirun)
+    flags = list(sys.argv[1:])
+    for word in overrides:
+        flags.remove(word)
+    sys.argv[1:] = [*flags, *whole]
+    return whole
 
 
 def _tell(error: Exception) -> NoReturn:

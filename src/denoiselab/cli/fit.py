@@ -16,15 +16,16 @@ from omegaconf import DictConfig
 from denoiselab.callbacks import BitsPerDim, Evaluate, Snapshots
 from denoiselab.callbacks.logging import log_summary
 from denoiselab.checkpoint_io import WholeFiles
-from denoiselab.cli import build, loggers, runs
+from denoiselab.cli import build, loggers, resume, runs
 from denoiselab.cli.build import Parts
+from denoiselab.cli.train import Resumed
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
 from denoiselab.system import DiffusionSystem
 
 
-def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
+def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = None) -> float | None:
     """Trains, leaves all that it made in the run's folder, and returns the headline figure for a search."""
     quiet()
     hydra = HydraConfig.get()
@@ -39,12 +40,14 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path) -> float | None:
     choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
     group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
     trainer = make_trainer(cfg, folder, list(callbacks.values()))
-    trainer.loggers = made = loggers.loggers(cfg, folder, "train", choices, group)
+    if resumed and trainer.is_global_zero:
+        resume.cut(folder / "metrics.csv", resumed.step)
+    trainer.loggers = made = loggers.loggers(cfg, folder, "train", choices, group, resumed)
     system.description |= loggers.config_of(made)
     try:
         started = time.monotonic()
         data = ImageDataModule(parts.source, cfg.batch_size, cfg.seed, cfg.num_workers)
-        trainer.fit(system, datamodule=data)
+        trainer.fit(system, datamodule=data, ckpt_path=resumed and resumed.path)
         logged = dict(trainer.callback_metrics)
         if system.validated_at != trainer.global_step:
             trainer.validate(system, datamodule=data, verbose=False)

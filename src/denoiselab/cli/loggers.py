@@ -8,11 +8,22 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from denoiselab.cli.build import plain
+from denoiselab.cli.train import Resumed
 
 
-def loggers(cfg: DictConfig, folder: Path, job_type: str, words: dict[str, str], group: str) -> list[Logger]:
-    """`words` are the chosen options, which become the run's tags; `group` is the default group."""
-    made: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)]
+def loggers(
+    cfg: DictConfig,
+    folder: Path,
+    job_type: str,
+    words: dict[str, str],
+    group: str,
+    resumed: Resumed | None = None,
+) -> list[Logger]:
+    """`words` are the chosen options, which become the run's tags; `group` is the default group.
+
+    A run that goes on does so in its table and its W&B run.
+    """
+    made: list[Logger] = [_table(folder)]
     if cfg.logger and not getattr(rank_zero_only, "rank", 0):
         import wandb
 
@@ -26,6 +37,8 @@ def loggers(cfg: DictConfig, folder: Path, job_type: str, words: dict[str, str],
             name=f"{folder.parent.name}/{folder.name}",
             tags=[*(f"{axis}={word}" for axis, word in words.items()), *cfg.logger.tags],
             config=plain(cfg),
+            id=resumed.wandb_id if resumed else None,
+            resume="allow" if resumed and cfg.logger.mode == "online" else None,  # offline, the id alone says it
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, console="off"),
         )
@@ -33,6 +46,18 @@ def loggers(cfg: DictConfig, folder: Path, job_type: str, words: dict[str, str],
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         made.append(WandbLogger(experiment=run))
     return made
+
+
+def _table(folder: Path) -> CSVLogger:
+    """metrics.csv, which Lightning would begin anew."""
+    path = folder / "metrics.csv"
+    kept = path.read_text() if path.exists() else ""
+    path.unlink(missing_ok=True)
+    table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)
+    if kept:
+        table.experiment.metrics_keys = kept.splitlines()[0].split(",")
+        path.write_text(kept)
+    return table
 
 
 def close(made: list[Logger], exit_code: int) -> None:

@@ -91,8 +91,8 @@ class Indexed(ImageSet):
 class ImageDataModule(LightningDataModule):
     """The loaders of a source. Batch sizes are global, in images; `num_workers` is per device.
 
-    A resumed run sets `start_batch`, the number of batches already trained on, before training starts.
-    The trainer needs use_distributed_sampler=False, as the batches are shared among the devices here.
+    A run that goes on begins with the batch after the last that its trainer has done. The trainer needs
+    use_distributed_sampler=False, as the batches are shared among the devices here.
     """
 
     def __init__(
@@ -112,7 +112,6 @@ class ImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.num_workers = num_workers
-        self.start_batch = 0
 
     def setup(self, stage: str) -> None:
         # Reading now rather than at the first batch shows a bad file at once, and not beneath a progress bar.
@@ -123,7 +122,8 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         images = self.source.train
         rank, world_size = self._place()
-        stream = BatchStream(len(images), self.batch_size, self.seed, self.start_batch, rank, world_size)
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        stream = BatchStream(len(images), self.batch_size, self.seed, done, rank, world_size)
         return self._loader(images, stream)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -1,0 +1,114 @@
+"""Going on with a run: python train.py run=<folder> resume=true, and -m run=<the sweep's folder> resume=true.
+
+The words of its command line are read back from the folder, later words are added, and the configuration that they make
+is compared with the one in the checkpoint: what would make it another experiment is refused.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from denoiselab.errors import ConfigError, RunError
+
+# What may be another when a run goes on: where and how it runs, what is looked at and what is kept.
+_TRAINER = ("max_steps", "accelerator", "devices", "strategy", "num_nodes", "val_check_interval", "log_every_n_steps")
+_LOOKED_AT = ("sampler", "spacing", "threshold", "guidance", "metrics", "likelihood", "callbacks", "logger", "float64")
+FREE = (*(f"trainer.{key}" for key in _TRAINER), *_LOOKED_AT, "num_workers", "cache")
+SILENT = ("run", "resume", "checkpoint")  # how the command line names the run is no part of it
+
+
+def words(given: Sequence[str], multirun: bool) -> list[str]:
+    """The overrides of the run that run=<folder> names, with those given; `given` itself where it names none.
+
+    Raises RunError for a folder that is none, ConfigError for run without resume=true or the other way round.
+    """
+    own = {key: value for key, value in map(_pair, given) if key in ("run", "resume")}
+    run, resume = own.get("run", "null"), own.get("resume", "false").lower() in ("true", "yes", "on", "1")
+    folders = [word for word in given if _pair(word)[0] in ("hydra.run.dir", "hydra.sweep.dir")]
+    if run == "null":
+        if resume and not folders:
+            raise ConfigError("resume=true goes on with a run: name its folder, run=<folder>")
+        return list(given)
+    if not resume:
+        raise ConfigError(f"run={run} is a run to go on with: add resume=true, or leave it out to start another")
+    if folders:
+        raise ConfigError(f"run={run} and {folders[0]} are two folders; leave {folders[0]} out")
+    folder = Path(run)
+    saved, key = (_of_sweep(folder), "hydra.sweep.dir") if multirun else (_of_run(folder), "hydra.run.dir")
+    later = [word for word in given if _pair(word)[0] != "run"]
+    kept = [word for word in saved if _pair(word)[0] not in {_pair(w)[0] for w in later}]
+    return [*kept, *later, f"{key}='{folder}'"]
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, _, value = word.partition("=")
+    return key.lstrip("+~"), value.strip("'\"")
+
+
+def _of_run(folder: Path) -> list[str]:
+    if (folder / "multirun.yaml").exists():
+        raise RunError(f"run={folder} is a sweep's folder; add -m to go on with its jobs")
+    path = folder / ".hydra" / "overrides.yaml"
+    if not path.exists():
+        raise RunError(f"run={folder} is no run's folder: it has no .hydra/overrides.yaml")
+    return [str(word) for word in OmegaConf.load(path)]
+
+
+def _of_sweep(folder: Path) -> list[str]:
+    path = folder / "multirun.yaml"
+    if not path.exists():
+        raise RunError(f"run={folder} is no sweep's folder: it has no multirun.yaml; leave out -m to go on with a run")
+    return [str(word) for word in OmegaConf.load(path).hydra.overrides.task]
+
+
+def identity(config: dict[str, Any]) -> str:
+    """A hash of all in a resolved configuration that makes it this experiment: 12 hexadecimal digits."""
+    told = sorted((key, repr(value)) for key, value in leaves(config) if not _in(key, (*FREE, *SILENT)))
+    told += [("trainer.max_steps", repr(config["trainer"].get("max_steps")))]
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What has changed, a line each: key: before -> now. Raises ConfigError for what makes it another experiment."""
+    old, new = dict(leaves(before)), dict(leaves(now))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _in(key, SILENT)]
+    lines = {key: f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in changed}
+    others = [lines[key] for key in changed if not _in(key, FREE)]
+    if others:
+        raise ConfigError(
+            f"resume=true goes on with the same experiment, and this would be another one ({'; '.join(others[:3])}"
+            f"{'; ...' if len(others) > 3 else ''}); leave that as it was, or start a new run"
+        )
+    return list(lines.values())
+
+
+def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _in(key: str, parts: Sequence[str]) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def cut(table: Path, step: int) -> None:
+    """metrics.csv as it was when the checkpoint of this step was written: what followed will be logged again."""
+    if not table.exists():
+        return
+    with table.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows, names = list(reader), reader.fieldnames or []
+    # A training loss stands at the step before it was taken, all else at the step after.
+    kept = [row for row in rows if int(row["step"]) < step or (int(row["step"]) == step and not row.get("train/loss"))]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(kept)
