@@ -8,6 +8,14 @@ class UserError(Exception):
     """A slip of the user, told in one line."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has stopped the run, which can go on; `status` is the exit status. A sweep ends with it."""
+
+    def __init__(self, message: str, status: int = 130) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class ConfigError(UserError, ValueError):
     """An unknown key, a wrong type or a senseless value in the configuration."""
 

@@ -9,6 +9,7 @@ from denoiselab.callbacks.points import PointProcess, PointScatter
 from denoiselab.callbacks.progress import Pace, Progress
 from denoiselab.callbacks.samples import DenoisingStrip, SampleGrid
 from denoiselab.callbacks.snapshots import Snapshots
+from denoiselab.callbacks.stop import Stop
 
 __all__ = [
     "BitsPerDim",
@@ -23,4 +24,5 @@ __all__ = [
     "Progress",
     "SampleGrid",
     "Snapshots",
+    "Stop",
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from denoiselab.callbacks.logging import due, run_folder
 from denoiselab.errors import RunError
@@ -34,6 +35,11 @@ class Checkpoint(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._judge(trainer, pl_module)
         self._save(trainer, "last.ckpt")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """A run that is told to stop does so between two steps, on all ranks; what fails does not."""
+        if isinstance(exception, SIGTERMException):
+            self._save(trainer, "last.ckpt")
 
     def _judge(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         assert isinstance(system, DiffusionSystem)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.cli import checks, resume, rules, run_options
-from denoiselab.errors import ConfigError, UserError
+from denoiselab.errors import ConfigError, Interrupted, UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -64,6 +64,8 @@ def main(command: str) -> None:
         _stop(" ".join(line.strip() for line in str(error).splitlines() if line.strip() and "hydra.cc" not in line))
     except yaml.YAMLError as error:
         _stop("a file of conf/ is not YAML: " + " ".join(str(error).split()))
+    except Interrupted as stopped:
+        _stop(str(stopped), stopped.status)
     except KeyboardInterrupt:
         _stop("interrupted", status=130)
 
@@ -96,7 +98,7 @@ def _given_folder(overrides: list[str]) -> bool:
 
 def _remove_if_empty(folder: Path) -> None:
     """A run that was refused leaves no folder behind, if nothing but its configuration is in it."""
-    if {path.name for path in folder.iterdir()} <= {".hydra"}:
+    if {path.name for path in folder.iterdir()} <= {".hydra", ".lock", "run.json"}:
         shutil.rmtree(folder)
 
 

@@ -1,9 +1,11 @@
 """One training run with Lightning, from its parts to its figures."""
 
 import logging
+import os
 import time
 import warnings
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +15,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from denoiselab.callbacks import BitsPerDim, Evaluate, Snapshots
+from denoiselab.callbacks import BitsPerDim, Evaluate, Snapshots, Stop
 from denoiselab.callbacks.logging import log_summary
 from denoiselab.checkpoint_io import WholeFiles
 from denoiselab.cli import build, loggers, resume, runs
@@ -21,7 +23,7 @@ from denoiselab.cli.build import Parts
 from denoiselab.cli.train import Resumed
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import Source
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, Interrupted
 from denoiselab.system import DiffusionSystem
 
 
@@ -39,7 +41,8 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = N
         callbacks["snapshots"] = Snapshots(system.ema.snapshot_every)
     choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
     group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
-    trainer = make_trainer(cfg, folder, list(callbacks.values()))
+    stop = Stop()
+    trainer = make_trainer(cfg, folder, [*callbacks.values(), stop])
     if resumed and trainer.is_global_zero:
         resume.cut(folder / "metrics.csv", resumed.step)
     trainer.loggers = made = loggers.loggers(cfg, folder, "train", choices, group, resumed)
@@ -54,11 +57,19 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = N
             logged |= trainer.callback_metrics
         seconds = time.monotonic() - started
         figure = _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **logged})
-    except BaseException:
-        loggers.close(made, exit_code=1)
+    except BaseException as error:
+        loggers.close(made, exit_code=1, preempted=stop.asked is not None)
+        if stop.asked is not None:
+            raise _interrupted(trainer, stop.asked, folder) from error
         raise
     loggers.close(made, exit_code=0)
     return figure
+
+
+def _interrupted(trainer: pl.Trainer, asked: Signals, folder: Path) -> Interrupted:
+    where = os.path.relpath(folder)
+    told = f"{asked.name}: stopped at step {trainer.global_step}; python train.py run={where} resume=true goes on"
+    return Interrupted(told, 128 + asked)
 
 
 def make_system(cfg: DictConfig, parts: Parts) -> DiffusionSystem:

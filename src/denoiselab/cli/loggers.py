@@ -60,10 +60,12 @@ def _table(folder: Path) -> CSVLogger:
     return table
 
 
-def close(made: list[Logger], exit_code: int) -> None:
-    """Ends the W&B run, finished or failed, so that the next job of a sweep does not log into it."""
+def close(made: list[Logger], exit_code: int, preempted: bool = False) -> None:
+    """Ends the W&B run, finished, failed or to go on, so that the next job of a sweep does not log into it."""
     for logger in made:
         if isinstance(logger, WandbLogger):
+            if preempted:
+                logger.experiment.mark_preempting()
             logger.experiment.finish(exit_code=exit_code)
 
 

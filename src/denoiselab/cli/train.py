@@ -8,7 +8,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from denoiselab.cli import build, resume, runs
+from denoiselab.cli import build, resume, runs, state
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.progress import console
 
@@ -27,12 +27,13 @@ def run(cfg: DictConfig) -> float | None:
         raise ConfigError("this machine has no GPU that torch can use; take trainer=auto or trainer=cpu")
     if cfg.data.get("root") is not None:
         cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
-    resumed = _resumed(cfg, folder)
-    parts = build.parts(cfg)
+    with state.running(folder, resume.identity(build.plain(cfg))):
+        resumed = _resumed(cfg, folder)
+        parts = build.parts(cfg)
 
-    from denoiselab.cli.fit import fit
+        from denoiselab.cli.fit import fit
 
-    return fit(cfg, parts, folder, resumed)
+        return fit(cfg, parts, folder, resumed)
 
 
 def _resumed(cfg: DictConfig, folder: Path) -> Resumed | None:
@@ -44,8 +45,8 @@ def _resumed(cfg: DictConfig, folder: Path) -> Resumed | None:
         return None
     if not path.exists() and not any(path.parent.glob("*.ckpt")):
         return None  # it was stopped before it saved one
-    state = runs.read(path)
-    about, step = state["denoiselab"], int(state["global_step"])
+    saved = runs.read(path)
+    about, step = saved["denoiselab"], int(saved["global_step"])
     changed = resume.changes(about["config"], build.plain(cfg))
     if step >= cfg.trainer.max_steps:
         raise RunError(f"{folder} has done its {step} steps; for more take trainer.max_steps={2 * step}")

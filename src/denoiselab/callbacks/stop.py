@@ -1,0 +1,52 @@
+"""SIGTERM and Ctrl-C: a checkpoint, a clean end, and exact resumption."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class Stop(pl.Callback):
+    """The first signal stops training after the optimizer step that it falls into; a second Ctrl-C stops at once.
+
+    Stands last in the list of callbacks. Lightning's own handler broadcasts from within the signal, which can fall into
+    the middle of another collective; here rank 0 alone listens, and Lightning's check at the start of each step, which
+    all ranks make together, hands it on. The others leave the signals to rank 0, whoever sent them.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            handler = self._ask if trainer.is_global_zero else signal.SIG_IGN
+            self._before = {number: signal.signal(number, handler) for number in self.SIGNALS}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number)
+        os.write(2, f"{self.asked.name}: stopping after this step\n".encode())  # a handler must not wait for a lock
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.asked is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            trainer._signal_connector.received_sigterm = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

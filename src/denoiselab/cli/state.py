@@ -1,0 +1,51 @@
+"""What has become of a run: run.json in its folder, and a lock while it runs."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from denoiselab.errors import RunError
+from denoiselab.files import replacing
+
+NAME = "run.json"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Empty where there is none."""
+    path = folder / NAME
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(folder: Path, **facts: Any) -> None:
+    """Adds to what is written there."""
+    with replacing(folder / NAME) as temporary:
+        temporary.write_text(json.dumps(read(folder) | facts, indent=2) + "\n")
+
+
+@contextmanager
+def running(folder: Path, identity: str) -> Iterator[None]:
+    """run.json says running inside; afterwards finished, or failed or interrupted and why.
+
+    A process that is killed leaves "running" behind, but not the lock: so one that is running is told from one that is
+    dead. Raises RunError for the first.
+    """
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            there = read(folder)
+            who = f"process {there.get('process')} on {there.get('host')}"
+            raise RunError(f"{folder} is a run that is going on ({who}); stop that first") from error
+        write(folder, status="running", identity=identity, process=os.getpid(), host=socket.gethostname(), error=None)
+        try:
+            yield
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+            write(folder, status=status, error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
+            raise
+        write(folder, status="finished")
