@@ -1,6 +1,7 @@
 """The few collectives that evaluation needs; with one process they are the identity."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,15 @@ def all_sum(values: Tensor) -> Tensor:
 def all_max(value: int) -> int:
     """The largest of the ranks' values, on each of them."""
     return int(collect(torch.tensor([value]), [rank()], world_size()).max())
+
+
+def gather(value: Any) -> list[Any]:
+    """Each rank's value, a small thing that can be pickled, on all of them."""
+    if not _active():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def share(n: int) -> range:

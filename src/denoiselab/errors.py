@@ -7,6 +7,8 @@ Each message says what was given, what is allowed and what to try.
 class UserError(Exception):
     """A slip of the user, told in one line."""
 
+    status = 2  # of the command that it ends
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal has stopped the run, which can go on; `status` is the exit status. A sweep ends with it."""
@@ -30,3 +32,9 @@ class DataError(UserError, ValueError):
 
 class RunError(UserError, ValueError):
     """A run folder that cannot be used: missing, without a checkpoint, or of another kind."""
+
+
+class BrokenRunError(UserError):
+    """A training that broke off for no slip of the user's: a process that died, a loss that is NaN, no memory left."""
+
+    status = 1

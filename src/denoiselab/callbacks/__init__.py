@@ -7,6 +7,7 @@ from denoiselab.callbacks.likelihood import BitsPerDim
 from denoiselab.callbacks.loss_curve import LossCurve
 from denoiselab.callbacks.points import PointProcess, PointScatter
 from denoiselab.callbacks.progress import Pace, Progress
+from denoiselab.callbacks.ranks import RankSafety
 from denoiselab.callbacks.samples import DenoisingStrip, SampleGrid
 from denoiselab.callbacks.snapshots import Snapshots
 from denoiselab.callbacks.stop import Stop
@@ -22,6 +23,7 @@ __all__ = [
     "PointProcess",
     "PointScatter",
     "Progress",
+    "RankSafety",
     "SampleGrid",
     "Snapshots",
     "Stop",

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.cli import checks, resume, rules, run_options
@@ -84,7 +84,7 @@ def _tell(error: Exception) -> NoReturn:
     """A slip found by a part as it was built reaches us inside of Hydra's own error."""
     slip = error.__cause__ if isinstance(error, InstantiationException) else error
     if isinstance(slip, UserError):
-        _stop(str(slip))
+        _stop(str(slip), slip.status)
     if str(error).startswith("Error locating target"):  # a _target_ that is nowhere
         _stop(" ".join(str(error).split()).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", ";"))
     raise error
@@ -123,11 +123,6 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
         checks.check_words(words, CONF, once)
         for told in rules.advice(once(words)):
             said.setdefault(told)
-        if multirun and str(OmegaConf.select(once(words), "trainer.strategy")).startswith("ddp"):
-            raise ConfigError(
-                "-m with several processes would run the whole sweep in each of them; "
-                "run its jobs one by one, or take trainer=auto"
-            )
     for told in said:
         print(f"{command}: note: {told}", file=sys.stderr)
 

@@ -14,11 +14,12 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from denoiselab.callbacks import BitsPerDim, Evaluate, Snapshots, Stop
 from denoiselab.callbacks.logging import log_summary
 from denoiselab.checkpoint_io import WholeFiles
-from denoiselab.cli import build, loggers, resume, runs
+from denoiselab.cli import build, loggers, ranks, resume, runs
 from denoiselab.cli.build import Parts
 from denoiselab.cli.train import Resumed
 from denoiselab.data import ImageDataModule
@@ -96,7 +97,7 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
         return instantiate(
             cfg.trainer,
             callbacks=callbacks,
-            plugins=[WholeFiles()],
+            plugins=[WholeFiles(), *([LightningEnvironment()] if ranks.started_here() else [])],
             logger=False,
             default_root_dir=str(folder),
             max_epochs=-1,  # the stream of batches never ends; max_steps does
@@ -146,7 +147,8 @@ def _conclude(
 
 def quiet() -> None:
     """Lightning's advertisements and advice that is wrong here."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*Experiment logs directory.*exists and is not empty.*",

@@ -170,6 +170,7 @@ LIMITS = {
     "likelihood.method.probes": COUNT_OR_NULL,
     "likelihood.method.t_min": Limit(0, 0.5, above=True, null=True),
     "callbacks.pace.every": COUNT,
+    "callbacks.ranks.every": COUNT,
     "callbacks.samples.n": COUNT,
     "callbacks.samples.columns": COUNT,
     "callbacks.samples.every": COUNT_OR_NULL,

@@ -1,14 +1,16 @@
 """python train.py: what is wrong is found while only torch is imported; Lightning comes when training begins."""
 
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from denoiselab.cli import build, resume, runs, state
+from denoiselab.cli import build, ranks, resume, runs, state
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.progress import console
 
@@ -27,13 +29,34 @@ def run(cfg: DictConfig) -> float | None:
         raise ConfigError("this machine has no GPU that torch can use; take trainer=auto or trainer=cpu")
     if cfg.data.get("root") is not None:
         cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
+    if ranks.rank() > 0 or ranks.started_here():
+        with ranks.telling():
+            return _train(cfg, folder)
     with state.running(folder, resume.identity(build.plain(cfg))):
-        resumed = _resumed(cfg, folder)
-        parts = build.parts(cfg)
+        n = ranks.to_start(cfg)
+        if n < 2:
+            return _train(cfg, folder)
+        ranks.launch(n, _words(cfg), folder)
+        figures = json.loads((folder / "metrics.json").read_text())
+        return figures.get(figures.get("headline", ""))
 
-        from denoiselab.cli.fit import fit
 
-        return fit(cfg, parts, folder, resumed)
+def _train(cfg: DictConfig, folder: Path) -> float | None:
+    resumed = _resumed(cfg, folder)
+    parts = build.parts(cfg)
+
+    from denoiselab.cli.fit import fit
+
+    return fit(cfg, parts, folder, resumed)
+
+
+def _words(cfg: DictConfig) -> list[str]:
+    """The overrides of this run, or of this job of a sweep, which is one group in W&B."""
+    hydra = HydraConfig.get()
+    words = list(hydra.overrides.task)
+    if hydra.mode == RunMode.MULTIRUN and cfg.logger and cfg.logger.group is None:
+        words.append(f"logger.group='{Path(hydra.sweep.dir).name}'")
+    return words
 
 
 def _resumed(cfg: DictConfig, folder: Path) -> Resumed | None:
@@ -50,6 +73,6 @@ def _resumed(cfg: DictConfig, folder: Path) -> Resumed | None:
     changed = resume.changes(about["config"], build.plain(cfg))
     if step >= cfg.trainer.max_steps:
         raise RunError(f"{folder} has done its {step} steps; for more take trainer.max_steps={2 * step}")
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if ranks.rank() == 0:
         console.print(f"going on at step {step} of {cfg.trainer.max_steps}", *changed, sep="\n  ", highlight=False)
     return Resumed(path, step, about.get("wandb_id"))

@@ -1,0 +1,77 @@
+"""What the processes of a training have to agree in, and what they must not."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from denoiselab import distributed
+from denoiselab.errors import RunError
+from denoiselab.randomness import generator
+from denoiselab.system import DiffusionSystem
+
+
+class RankSafety(pl.Callback):
+    """Compares the processes' configurations and noise when training starts, and their weights every k steps.
+
+    Raises RunError on all of them at the same step.
+    """
+
+    def __init__(self, every: int = 100) -> None:
+        self.every = every
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size == 1:
+            return
+        assert isinstance(pl_module, DiffusionSystem)
+        told = json.dumps(pl_module.description.get("config"), sort_keys=True, default=str)
+        configurations = distributed.gather(hashlib.blake2b(told.encode(), digest_size=8).hexdigest())
+        if len(set(configurations)) > 1:
+            raise RunError(
+                f"the processes have different configurations ({_of(configurations)}); start them with the same words, "
+                "and hydra.run.dir among them"
+            )
+        noise = torch.randn(4, generator=generator(pl_module.seed, "train", 0, trainer.global_rank)).tolist()
+        drawn = distributed.gather(str(noise))
+        if len(set(drawn)) < len(drawn):
+            raise RunError(f"processes draw the same noise ({_of(drawn)}); each has to have a rank of its own")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.world_size > 1 and trainer.global_step % self.every == 0:
+            self.compare(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            self.compare(pl_module)
+
+    def compare(self, system: pl.LightningModule) -> None:
+        assert isinstance(system, DiffusionSystem)
+        sums = distributed.gather(checksum([*system.parameters(), *system.ema.shadow]))
+        if len(set(sums)) > 1:
+            raise RunError(
+                f"the processes have different weights at step {system.global_step} ({_of(sums)}): gradients were not "
+                "averaged, or one process changed its weights by itself; the last checkpoint is from before"
+            )
+
+
+def _of(values: Sequence[Any]) -> str:
+    return ", ".join(f"process {i}: {value}" for i, value in enumerate(values))
+
+
+@torch.no_grad()
+def checksum(tensors: Sequence[Tensor]) -> int:
+    """A number that depends on every bit of the tensors, and on no order of summation."""
+    total = 0
+    for place, tensor in enumerate(tensors):
+        bits = (
+            tensor.detach()
+            .contiguous()
+            .view(-1)
+            .view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+        )
+        total += (2 * place + 1) * int(bits.to(torch.int64).sum())
+    return total % 2**63
