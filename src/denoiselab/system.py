@@ -45,6 +45,9 @@ class DiffusionSystem(pl.LightningModule):
         self.description = description or {}
         self.ema.bind(pipeline)
         self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
+        self.losses: dict[str, float] = {}  # the newest of training and validation, as they were logged
+        self.loss = torch.tensor(torch.nan)  # of the newest optimizer step, on this rank
+        self._losses: list[Tensor] = []  # of the batches of the step that is being made
         self.validated_at = -1
         self.paused = 0.0  # seconds spent beside training, which its pace does not count
 
@@ -63,7 +66,7 @@ class DiffusionSystem(pl.LightningModule):
         losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
         self.remember(times, losses.detach())
         loss = losses.mean()
-        self.log("train/loss", loss)
+        self._losses.append(loss.detach())
         return loss
 
     def times(self, n: int, batch_idx: int) -> tuple[Tensor, Tensor]:
@@ -84,6 +87,7 @@ class DiffusionSystem(pl.LightningModule):
         """The average follows at once, so that whatever looks at this step's weights finds this step's average."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update()
+        self.loss, self._losses = torch.stack(self._losses).mean(), []
 
     def on_validation_epoch_start(self) -> None:
         self._totals = torch.zeros(len(self.objective.names) + 1, dtype=torch.float64)
@@ -107,6 +111,7 @@ class DiffusionSystem(pl.LightningModule):
         *sums, count = distributed.all_sum(self._totals).tolist()
         figures = {f"val/{name}": total / count for name, total in zip(self.objective.names, sums, strict=True)}
         self.log_dict(figures, logger=False)  # Lightning would give them the step before
+        self.losses |= figures
         for logger in self.loggers:
             logger.log_metrics(figures, step=self.global_step)
         self.validated_at = self.global_step

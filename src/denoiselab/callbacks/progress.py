@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from denoiselab import distributed
 from denoiselab.callbacks.logging import log_figures
 from denoiselab.progress import track
 from denoiselab.system import DiffusionSystem
@@ -21,10 +22,8 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         done, self._step = trainer.global_step - self._step, trainer.global_step
-        note = ", ".join(
-            f"{name} {float(value):.4g}" for name, value in trainer.logged_metrics.items() if "loss" in name
-        )
-        self._advance(done, note)
+        assert isinstance(pl_module, DiffusionSystem)
+        self._advance(done, ", ".join(f"{name} {x:.4g}" for name, x in pl_module.losses.items() if "loss" in name))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stack.close()
@@ -35,7 +34,10 @@ class Progress(pl.Callback):
 
 
 class Pace(pl.Callback):
-    """train/lr and train/images_per_second (of all devices, since the last logging) every `every` optimizer steps."""
+    """train/loss of that step, train/lr and train/images_per_second since the last logging.
+
+    Every `every` optimizer steps, of the global batch. Stands before the checkpoint: a run that goes on finds its log complete.
+    """
 
     def __init__(self, every: int = 10) -> None:
         self.every = every
@@ -55,7 +57,10 @@ class Pace(pl.Callback):
         self._images += len(batch["image"]) * trainer.world_size
         if trainer.global_step % self.every == 0 and trainer.global_step > self._logged_at:
             seconds = time.monotonic() - pl_module.paused - self._since
+            loss = float(distributed.all_sum(pl_module.loss.cpu().double())) / trainer.world_size
+            pl_module.losses["train/loss"] = loss
             figures = {
+                "train/loss": loss,
                 "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
                 "train/images_per_second": self._images / seconds,
             }

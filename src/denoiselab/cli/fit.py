@@ -52,12 +52,10 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = N
         started = time.monotonic()
         data = ImageDataModule(parts.source, cfg.batch_size, cfg.seed, cfg.num_workers)
         trainer.fit(system, datamodule=data, ckpt_path=resumed and resumed.path)
-        logged = dict(trainer.callback_metrics)
         if system.validated_at != trainer.global_step:
             trainer.validate(system, datamodule=data, verbose=False)
-            logged |= trainer.callback_metrics
         seconds = time.monotonic() - started
-        figure = _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **logged})
+        figure = _conclude(cfg, trainer, system, folder, {"train_seconds": round(seconds, 1), **system.losses})
     except BaseException as error:
         loggers.close(made, exit_code=1, preempted=stop.asked is not None)
         if stop.asked is not None:

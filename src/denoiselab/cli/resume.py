@@ -106,8 +106,7 @@ def cut(table: Path, step: int) -> None:
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
         rows, names = list(reader), reader.fieldnames or []
-    # A training loss stands at the step before it was taken, all else at the step after.
-    kept = [row for row in rows if int(row["step"]) < step or (int(row["step"]) == step and not row.get("train/loss"))]
+    kept = [row for row in rows if int(row["step"]) <= step]
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
