@@ -36,7 +36,8 @@ class Progress(pl.Callback):
 class Pace(pl.Callback):
     """train/loss of that step, train/lr and train/images_per_second since the last logging.
 
-    Every `every` optimizer steps, of the global batch. Stands before the checkpoint: a run that goes on finds its log complete.
+    Every `every` optimizer steps, of the global batch. Stands before the checkpoint, so that a run which goes on finds
+    its log complete.
     """
 
     def __init__(self, every: int = 10) -> None:

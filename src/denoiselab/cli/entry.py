@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.cli import checks, resume, rules, run_options
+from denoiselab.cli import checks, resume, rules, run_options, sweeps
 from denoiselab.errors import ConfigError, Interrupted, UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -46,16 +47,21 @@ def main(command: str) -> None:
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
         def task(cfg: DictConfig) -> Any:
+            run = partial(import_module(f"denoiselab.cli.{command}").run, cfg)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return sweeps.surviving(run)
             try:
-                return import_module(f"denoiselab.cli.{command}").run(cfg)
+                return run()
             except (UserError, InstantiationException) as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # the other jobs go on, and Hydra says which one it was
                 if not there:
                     _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
                 _tell(error)
 
-        task()
+        try:
+            task()
+        finally:
+            status = sweeps.conclude()
+        sys.exit(status)
     except (UserError, InstantiationException) as error:
         _tell(error)
     except OverrideParseException as error:

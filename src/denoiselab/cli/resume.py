@@ -22,14 +22,20 @@ FREE = (*(f"trainer.{key}" for key in _TRAINER), *_LOOKED_AT, "num_workers", "ca
 SILENT = ("run", "resume", "checkpoint")  # how the command line names the run is no part of it
 
 
+def pair(word: str) -> tuple[str, str]:
+    """An override's key and value."""
+    key, _, value = word.partition("=")
+    return key.lstrip("+~"), value.strip("'\"")
+
+
 def words(given: Sequence[str], multirun: bool) -> list[str]:
     """The overrides of the run that run=<folder> names, with those given; `given` itself where it names none.
 
     Raises RunError for a folder that is none, ConfigError for run without resume=true or the other way round.
     """
-    own = {key: value for key, value in map(_pair, given) if key in ("run", "resume")}
+    own = {key: value for key, value in map(pair, given) if key in ("run", "resume")}
     run, resume = own.get("run", "null"), own.get("resume", "false").lower() in ("true", "yes", "on", "1")
-    folders = [word for word in given if _pair(word)[0] in ("hydra.run.dir", "hydra.sweep.dir")]
+    folders = [word for word in given if pair(word)[0] in ("hydra.run.dir", "hydra.sweep.dir")]
     if run == "null":
         if resume and not folders:
             raise ConfigError("resume=true goes on with a run: name its folder, run=<folder>")
@@ -40,14 +46,9 @@ def words(given: Sequence[str], multirun: bool) -> list[str]:
         raise ConfigError(f"run={run} and {folders[0]} are two folders; leave {folders[0]} out")
     folder = Path(run)
     saved, key = (_of_sweep(folder), "hydra.sweep.dir") if multirun else (_of_run(folder), "hydra.run.dir")
-    later = [word for word in given if _pair(word)[0] != "run"]
-    kept = [word for word in saved if _pair(word)[0] not in {_pair(w)[0] for w in later}]
+    later = [word for word in given if pair(word)[0] != "run"]
+    kept = [word for word in saved if pair(word)[0] not in {pair(w)[0] for w in later}]
     return [*kept, *later, f"{key}='{folder}'"]
-
-
-def _pair(word: str) -> tuple[str, str]:
-    key, _, value = word.partition("=")
-    return key.lstrip("+~"), value.strip("'\"")
 
 
 def _of_run(folder: Path) -> list[str]:

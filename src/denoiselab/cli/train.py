@@ -1,6 +1,7 @@
 """python train.py: what is wrong is found while only torch is imported; Lightning comes when training begins."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,8 @@ def run(cfg: DictConfig) -> float | None:
         raise ConfigError("this machine has no GPU that torch can use; take trainer=auto or trainer=cpu")
     if cfg.data.get("root") is not None:
         cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.resume and (figure := _finished(cfg, folder)) is not None:
+        return figure
     if ranks.rank() > 0 or ranks.started_here():
         with ranks.telling():
             return _train(cfg, folder)
@@ -37,8 +40,25 @@ def run(cfg: DictConfig) -> float | None:
         if n < 2:
             return _train(cfg, folder)
         ranks.launch(n, _words(cfg), folder)
-        figures = json.loads((folder / "metrics.json").read_text())
-        return figures.get(figures.get("headline", ""))
+        return _figure(folder)
+
+
+def _figure(folder: Path) -> float:
+    """The headline figure of a run that has ended; NaN where it has none."""
+    figures = json.loads((folder / "metrics.json").read_text())
+    return float(figures.get(figures.get("headline", ""), math.nan))
+
+
+def _finished(cfg: DictConfig, folder: Path) -> float | None:
+    """The figure of a job of a sweep that was finished before. Raises ConfigError if it would be another one now."""
+    there = state.read(folder)
+    if there.get("status") != "finished":
+        return None
+    if there["identity"] != resume.identity(build.plain(cfg)):
+        resume.changes(runs.read(folder / "checkpoints" / "last.ckpt")["denoiselab"]["config"], build.plain(cfg))
+        return None  # it has more steps to do
+    console.print(f"job {HydraConfig.get().job.num} is finished already", highlight=False)
+    return _figure(folder)
 
 
 def _train(cfg: DictConfig, folder: Path) -> float | None:
