@@ -166,28 +166,18 @@ def fit(
 
 
 def tiny_trainer(folder: Path, **changes: Any) -> "Trainer":
-    from pytorch_lightning import Trainer
-
     from denoiselab.checkpoint_io import WholeFiles
+    from denoiselab.trainer import trainer
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # else a line on each trainer made
     options: dict[str, Any] = {
         "accelerator": "cpu",
         "plugins": [WholeFiles()],
         "devices": 1,
-        "logger": False,
         "log_every_n_steps": 1,
         "default_root_dir": folder,
-        "max_epochs": -1,
-        "check_val_every_n_epoch": None,
-        "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,
-        "inference_mode": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
     }
-    return Trainer(**options | changes)
+    return trainer(**options | changes)
 
 
 def composed(words: str, folder: Path) -> "DictConfig":

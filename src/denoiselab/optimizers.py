@@ -17,16 +17,18 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.0,
     warmup_steps: int = 100,
-    decay: str = "cosine",
+    decay: str = "constant",
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step. Raises ConfigError.
 
-    Short runs warm up for half of their steps at the most.
+    A constant rate does not depend on max_steps, so that a run which goes on for longer is the one that was longer from
+    the start. One that decays warms up for half of its steps at the most.
     """
     if decay not in ("cosine", "constant"):
         raise ConfigError(f"optimizer.decay={decay} is not known; allowed: cosine or constant")
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
-    warmup_steps = min(warmup_steps, max(1, max_steps // 2))
+    if decay == "cosine":
+        warmup_steps = min(warmup_steps, max(1, max_steps // 2))
     return optimizer, LambdaLR(optimizer, lambda step: rate(step, max_steps, warmup_steps, decay))
 
 

@@ -25,6 +25,7 @@ from denoiselab.cli.train import Resumed
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError, Interrupted
+from denoiselab.progress import console
 from denoiselab.system import DiffusionSystem
 
 
@@ -44,13 +45,16 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = N
     group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
     stop = Stop()
     trainer = make_trainer(cfg, folder, [*callbacks.values(), stop])
+    part = batch_part(cfg.batch_size, trainer)
     if resumed and trainer.is_global_zero:
         resume.cut(folder / "metrics.csv", resumed.step)
     trainer.loggers = made = loggers.loggers(cfg, folder, "train", choices, group, resumed)
     system.description |= loggers.config_of(made)
     try:
         started = time.monotonic()
-        data = ImageDataModule(parts.source, cfg.batch_size, cfg.seed, cfg.num_workers)
+        if trainer.is_global_zero:
+            console.print(_stated(cfg, trainer, system), highlight=False)
+        data = ImageDataModule(parts.source, part, cfg.seed, cfg.num_workers)
         trainer.fit(system, datamodule=data, ckpt_path=resumed and resumed.path)
         if system.validated_at != trainer.global_step:
             trainer.validate(system, datamodule=data, verbose=False)
@@ -96,19 +100,31 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
             cfg.trainer,
             callbacks=callbacks,
             plugins=[WholeFiles(), *([LightningEnvironment()] if ranks.started_here() else [])],
-            logger=False,
             default_root_dir=str(folder),
-            max_epochs=-1,  # the stream of batches never ends; max_steps does
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            inference_mode=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
         )
     except InstantiationException as error:
         raise ConfigError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
+
+
+def batch_part(batch_size: int, trainer: pl.Trainer) -> int:
+    """The images, over all devices, that are computed at once. Raises ConfigError where they cannot be shared out."""
+    devices, parts = trainer.world_size, trainer.accumulate_grad_batches
+    if rest := batch_size % (devices * parts):
+        raise ConfigError(
+            f"batch_size={batch_size} counts the images of a step and is no multiple of {devices} devices x "
+            f"trainer.accumulate_grad_batches={parts}; take batch_size={batch_size - rest + devices * parts}"
+        )
+    return batch_size // parts
+
+
+def _stated(cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem) -> str:
+    """What a step is: the batch stays the same on more devices and in more parts."""
+    devices, parts = trainer.world_size, trainer.accumulate_grad_batches
+    size = f"{cfg.batch_size} images a step"
+    if devices * parts > 1:
+        size += f" ({devices} devices x {parts} parts x {cfg.batch_size // (devices * parts)})"
+    weights = sum(p.numel() for p in system.pipeline.parameters())
+    return f"{weights:,} parameters, {size}, {trainer.max_steps} steps on {trainer.strategy.root_device.type}"
 
 
 def _with_evaluation(callbacks: dict[str, pl.Callback], cfg: DictConfig, source: Source) -> dict[str, pl.Callback]:
@@ -128,6 +144,8 @@ def _conclude(
     figures = {
         **system.figures,
         "seed": cfg.seed,
+        "batch_size": cfg.batch_size,
+        "devices": trainer.world_size,
         **{name: float(value) for name, value in logged.items()},
         "step": trainer.global_step,
         "parameters": sum(p.numel() for p in system.pipeline.parameters()),

@@ -35,7 +35,7 @@ COUNT, NATURAL, POSITIVE, SHARE = Limit(1), Limit(0), Limit(0, above=True), Limi
 COUNT_OR_NULL = Limit(1, null=True)
 
 # What Lightning judges itself, in more forms than a type can tell; and what is a number or a list of numbers.
-FREE = ("trainer.devices", "trainer.precision", "ema.decay", "ema.sigma_rel")
+FREE = ("trainer.devices", "trainer.precision", "trainer.deterministic", "ema.decay", "ema.sigma_rel")
 
 LIMITS = {
     "seed": NATURAL,
@@ -151,6 +151,9 @@ LIMITS = {
     "trainer.gradient_clip_val": Limit(0, above=True, null=True),
     "trainer.val_check_interval": COUNT,
     "trainer.log_every_n_steps": COUNT,
+    "trainer.num_nodes": COUNT,
+    "trainer.accelerator": Limit(words=("auto", "cpu", "gpu", "cuda", "mps")),
+    "trainer.deterministic": Limit(words=(True, False, "warn")),
     "logger.mode": Limit(words=("offline", "online")),
     "metrics.every": COUNT_OR_NULL,
     "metrics.n": Limit(2),

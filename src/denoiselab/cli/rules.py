@@ -42,10 +42,11 @@ def _ends(cfg: DictConfig) -> bool:
     return _part(cfg.get("schedule"), "log_snr_min") is not None
 
 
-def _devices(cfg: DictConfig) -> int:
-    """How many devices are asked for by number, which is not the only way."""
-    devices = _part(cfg.get("trainer"), "devices")
-    return devices if isinstance(devices, int) else 1
+def _shares(cfg: DictConfig) -> int:
+    """Into how many equal parts a batch falls: devices, where they are asked for by number, times accumulated parts."""
+    trainer = cfg.get("trainer")
+    counts = [_part(trainer, key) for key in ("devices", "num_nodes", "accumulate_grad_batches")]
+    return math.prod(n for n in counts if isinstance(n, int) and n > 0)
 
 
 def _classifies(cfg: DictConfig) -> bool:
@@ -190,8 +191,9 @@ RULES = (
         "data.root must be given, the folder of the images, in which a sub-folder is a class; take data.root=<folder>",
     ),
     Rule(
-        lambda cfg: _devices(cfg) > 1 and bool(cfg.batch_size % _devices(cfg)),
-        "batch_size, which counts the images of all devices, is no multiple of trainer.devices; take one that is",
+        lambda cfg: "batch_size" in cfg and bool(cfg.batch_size % _shares(cfg)),
+        "batch_size, which counts the images of a step on all devices, is no multiple of trainer.devices x "
+        "trainer.num_nodes x trainer.accumulate_grad_batches; take one that is",
     ),
     Rule(
         lambda cfg: _pure_noise(cfg) and _is(cfg.get("parameterization"), "Eps", "Score"),

@@ -26,8 +26,11 @@ class Resumed(NamedTuple):
 
 def run(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ConfigError("this machine has no GPU that torch can use; take trainer=auto or trainer=cpu")
+    wanted = cfg.trainer.get("accelerator")
+    there = {"gpu": torch.cuda.is_available() or torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    if not (there | {"mps": torch.backends.mps.is_available()}).get(wanted, True):
+        kind = "Apple GPU" if wanted == "mps" else "GPU"
+        raise ConfigError(f"this machine has no {kind} that torch can use; take trainer=auto or trainer=cpu")
     if cfg.data.get("root") is not None:
         cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
     if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.resume and (figure := _finished(cfg, folder)) is not None:
