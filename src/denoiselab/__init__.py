@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from denoiselab.cli.library import load
     from denoiselab.codecs import Codec
     from denoiselab.conditioning import Cond, Conditioner
     from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
@@ -37,6 +38,7 @@ _HOMES = {
     "Spacing": "spacings",
     "TimeSampler": "time_sampling",
     "Weighting": "weightings",
+    "load": "cli.library",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Spacing",
     "TimeSampler",
     "Weighting",
+    "load",
 ]
 
 

@@ -39,6 +39,12 @@ def test_the_output_is_exactly_zero_at_first(backbone):
 
 
 @over("backbone", BACKBONES)
+def test_a_batch_of_none_gives_none(backbone):
+    """It is what a process validates where there are fewer images than processes."""
+    assert BACKBONES[backbone]().double()(*inputs(0)).shape == (0, *SHAPE)
+
+
+@over("backbone", BACKBONES)
 def test_the_first_gradient_reaches_the_head(backbone):
     x, t, cond = inputs()
     network = BACKBONES[backbone]().double()

@@ -71,4 +71,4 @@ class DiT(nn.Module):
         patches = self.head(self.norm(tokens) * (1 + scale) + shift)
         p = self.patch
         grid = patches.unflatten(1, (self.rows, -1)).unflatten(-1, (-1, p, p))  # (B, rows, columns, C, p, p)
-        return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(x), -1, *x.shape[2:])
+        return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

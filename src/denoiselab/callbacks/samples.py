@@ -31,7 +31,7 @@ class SampleGrid(Periodic):
         self.n, self.columns, self.seed, self.batch_size = n, columns, seed, batch_size
 
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
-        mine = distributed.share(self.n)
+        mine = distributed.share(self.n, self.batch_size)
         labels = balanced_labels(mine, system.description["num_classes"])
         with system.ema.swapped():
             batches = list(system.pipeline.generate(system.recipe, mine, labels, self.seed, self.batch_size))

@@ -1,5 +1,7 @@
 """What sample.py and evaluate.py start from: a trained run, run=<folder>, or an exact denoiser, analytic=<option>.
 
+A file of export.py stands for its run.
+
 The option `from_run` of an axis is what the run was trained and sampled with. Without a run it is train.py's default,
 but with neither guidance nor threshold: an exact denoiser is right as it is.
 """
@@ -10,6 +12,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from denoiselab.cli import exports
 from denoiselab.errors import ConfigError, RunError
 
 SAMPLING = ("spacing", "sampler", "threshold", "guidance")
@@ -18,6 +21,8 @@ TRAINED = ("schedule", "data")  # these cannot be changed once a network has lea
 
 def saved_config(folder: str | Path) -> DictConfig:
     """A run's configuration as Hydra wrote it, unresolved. Raises RunError."""
+    if exports.is_export(folder):
+        return OmegaConf.create(exports.about(folder)["unresolved"])
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/default/<date>_<time>")
@@ -39,7 +44,8 @@ def register(overrides: list[str], defaults: Callable[[], DictConfig]) -> None:
     config = saved_config(run) if run else defaults()
     for axis in SAMPLING + TRAINED:
         ConfigStore.instance().store(group=axis, name="from_run", node=config[axis])
-    origin = run or f"outputs/analytic/{analytic}"
+    beside = str(Path(run).with_suffix("")) if run and exports.is_export(run) else run
+    origin = beside or f"outputs/analytic/{analytic}"
     OmegaConf.register_new_resolver("origin", lambda: origin, replace=True)
     for word in overrides:
         axis = word.lstrip("+~").partition("=")[0].partition(".")[0]

@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 import denoiselab
 from denoiselab.backbones import Encoder
-from denoiselab.cli import averages, build
+from denoiselab.cli import averages, build, exports
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Unconditional
 from denoiselab.data.source import to_float
 from denoiselab.denoiser import Denoiser
+from denoiselab.ema import Weights
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.files import replacing
 from denoiselab.pipeline import Pipeline
@@ -81,21 +82,47 @@ def load(
 ) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
     """A run's pipeline with averaged weights, its configuration, and what its checkpoint says of itself.
 
-    The configuration is that in the checkpoint: the run as it was, whatever has become of conf/. `average` is another
-    one than the run's own, see `averages.chosen`. Raises RunError.
+    `folder` may be a file that export.py has made of a run. The configuration is that in the checkpoint: the run as it
+    was, whatever has become of conf/. `average` is another one than the run's own, see `averages.chosen`. Raises
+    RunError.
     """
+    if exports.is_export(folder):
+        return _exported(folder, checkpoint, on, average)
     path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
     state = read(path)
     name, weights = averages.chosen(state["ema"], Path(folder), average)
     about = state["denoiselab"]
+    pipeline, cfg = _built(about, weights, path)
+    facts = {"run": str(folder), "checkpoint": checkpoint, "step": state["global_step"], "ema": name}
+    return pipeline.to(on).eval(), cfg, about | {"step": state["global_step"], "origin": facts}
+
+
+def _exported(
+    file: str, checkpoint: str, on: torch.device, average: Mapping[str, float | None] | None
+) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
+    """The same of a file of export.py, which holds one average of one checkpoint."""
+    weights, about = exports.read(file)
+    for key, value in (average or {}).items():
+        if value is not None and f"{key}={value:g}" != about["ema"]:
+            raise RunError(
+                f"ema.{key}={value:g} is another average than {about['ema']}, the one in {file}; leave it out, or take "
+                "the run's folder"
+            )
+    if checkpoint not in ("last", about["checkpoint"]):
+        raise RunError(f"{file} was made of checkpoint={about['checkpoint']}; leave checkpoint={checkpoint} out")
+    pipeline, cfg = _built(about, weights, Path(file))
+    facts = {"run": str(file), **{key: about[key] for key in ("checkpoint", "step", "ema")}}
+    return pipeline.to(on).eval(), cfg, about | {"origin": facts}
+
+
+def _built(about: dict[str, Any], weights: Weights, path: Path) -> tuple[Pipeline, DictConfig]:
     try:
         cfg = OmegaConf.create(about["config"])
         pipeline = build.pipeline(cfg, tuple(about["image_shape"]), about["num_classes"])
         pipeline.load_state_dict(weights)
     except Exception as error:
         raise RunError(f"{path} is of another version of denoiselab ({_short(error)}){_others(path)}") from error
-    facts = {"run": str(folder), "checkpoint": checkpoint, "step": state["global_step"], "ema": name}
-    return pipeline.to(on).eval(), cfg, about | {"step": state["global_step"], "origin": facts}
+    return pipeline, cfg
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -62,14 +62,14 @@ class BatchStream:
 def eval_batches(size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
     """This rank's share, rank::world_size, of one pass in order: over all ranks, every index exactly once.
 
-    `batch_size` is global. Every rank gets the same number of batches when there is an image for each, so that what
-    the ranks do together in a step (synchronised buffers, gathered metrics) never waits for a rank that has ended;
-    to this end batches are as equal as can be, rather than full ones and a rest.
+    `batch_size` is global. Every rank gets the same number of batches, so that what the ranks do together in a step
+    (synchronised buffers, gathered metrics) never waits for a rank that has ended; to this end batches are as equal as
+    can be, rather than full ones and a rest. A rank for which there is no image has one batch of none.
     """
     share = range(rank, size, world_size)
     count = max(1, min(-(-size // batch_size), size // world_size))
     borders = [len(share) * i // count for i in range(count + 1)]
-    return [list(share[a:b]) for a, b in pairwise(borders) if a < b]
+    return [list(share[a:b]) for a, b in pairwise(borders)]
 
 
 @final

@@ -72,7 +72,7 @@ class Evaluation:
         started = time.monotonic()
         self.extractor.to(pipeline.device)
         generated, right, evaluations = Moments(self.extractor.dim), 0, 0
-        mine = distributed.share(n)
+        mine = distributed.share(n, batch_size)
         labels = balanced_labels(mine, self.source.num_classes)
         judge = self.extractor if isinstance(self.extractor, Classifier) and pipeline.conditioner.vector_dim else None
         with track(f"generating {n} images for FID", n, quiet=distributed.rank() > 0) as advance:
@@ -82,7 +82,7 @@ class Evaluation:
                 if judge is not None:
                     right += int((judge.scores(features).argmax(1).cpu() == batch.labels).sum())
                 evaluations = max(evaluations, batch.evaluations)
-                advance(len(batch.images) * distributed.world_size())
+                advance(len(batch.images) * n // len(mine))
         floor_n = min(n, len(self.source.test))
         figures: dict[str, Any] = {
             "headline": "fid",

@@ -88,16 +88,16 @@ class LikelihoodEvaluation:
     def __call__(self, pipeline: Pipeline) -> Judged:
         """Raises IncompatibleError as `check` does, and RunError where the model gives NaN."""
         check(pipeline)
-        mine = distributed.share(self.n)
+        mine = distributed.share(self.n, self.batch_size)
         batches = []
         with (
             track(f"likelihood of {self.n} test images", self.n, quiet=distributed.rank() > 0) as advance,
             pipeline.evaluating(),
         ):
-            taken = mine or range(1)  # a rank without an image learns from one what there is to be gathered
+            taken = mine or [0]  # a rank without an image learns from one what there is to be gathered
             for start in range(0, len(taken), self.batch_size):
                 batches.append(self._nats(pipeline, taken[start : start + self.batch_size]))
-                advance(len(taken[start : start + self.batch_size]) * distributed.world_size())
+                advance(len(taken[start : start + self.batch_size]) * self.n // len(taken))
         nats = _gathered(batches, mine, self.n)
         if nats.total.isnan().any():
             raise RunError("the model gives NaN for an image: training has diverged; take a smaller optimizer.lr")

@@ -62,14 +62,14 @@ class PointEvaluation:
         if n < 2:
             raise ConfigError(f"metrics.n={n}: a distance of distributions needs at least 2 points, and some hundreds")
         started = time.monotonic()
-        mine, evaluations = distributed.share(n), 0
+        mine, evaluations = distributed.share(n, batch_size), 0
         points = torch.empty(0, *self.source.shape)
         with track(f"generating {n} points", n, quiet=distributed.rank() > 0) as advance:
             for batch in pipeline.generate(
                 recipe, mine, balanced_labels(mine, self.source.num_classes), seed, batch_size
             ):
                 points, evaluations = torch.cat([points, batch.images]), max(evaluations, batch.evaluations)
-                advance(len(batch.images) * distributed.world_size())
+                advance(len(batch.images) * n // len(mine))
         points = distributed.collect(points, mine, n)
         plane, floor_n = self.source.in_plane(points), min(n, len(self.source.train))
         figures: dict[str, Any] = {

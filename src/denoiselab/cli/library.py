@@ -1,0 +1,26 @@
+"""Trained runs for other programs: from denoiselab import load."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from denoiselab.cli import build, runs
+from denoiselab.pipeline import Pipeline, Recipe
+
+
+class Model(NamedTuple):
+    """A trained model, how its run makes samples, and the facts: config, image_shape, num_classes, step and others."""
+
+    pipeline: Pipeline
+    recipe: Recipe
+    about: dict[str, Any]
+
+
+def load(run: str | Path, checkpoint: str = "last", device: str | torch.device = "cpu", **ema: float) -> Model:
+    """The model of a run's folder, or of a file that export.py has made of one.
+
+    `ema` is another average than the run's own, decay=... or sigma_rel=... Raises RunError.
+    """
+    pipeline, config, about = runs.load(str(run), checkpoint, torch.device(device), ema)
+    return Model(pipeline, build.recipe(config), about)
