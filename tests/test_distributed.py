@@ -239,13 +239,14 @@ def a_training_rank(rank: int, folder: Path, port: int) -> None:
     fit(system, folder, steps=4, callbacks=beside, validate_every=2, devices=2, strategy="ddp")
     trained = weights(system.pipeline)
 
-    learning = LossSecondMoment(T=8, history=1)
-    fit(tiny_system(objective=WeightedMSE(Simple(), learning)), folder / "history", steps=3, devices=2, strategy="ddp")
+    alike, learning = learner()
+    fit(alike, folder / "history", steps=3, source=Specks(flip=True), devices=2, strategy="ddp")
 
     found = {
         "times": seen.times,
         "images": seen.images,
         "gradient": seen.gradients[0],
+        "alike": weights(alike.pipeline),
         "history": learning.history,
         "counts": learning.counts,
         "weights": trained,
@@ -254,6 +255,12 @@ def a_training_rank(rank: int, folder: Path, port: int) -> None:
         "validated": {test: validated(test, folder, devices=2, strategy="ddp") for test in (1, 21)},
     }
     torch.save(found, folder / f"rank_{rank}.pt")
+
+
+def learner() -> tuple[Any, LossSecondMoment]:
+    """A system that draws all there is to draw but dropout, and its times by what it has learned."""
+    learning = LossSecondMoment(T=8, history=1)
+    return tiny_system(tiny_pipeline(unet=True), objective=WeightedMSE(Simple(), learning), flip=True), learning
 
 
 def validated(test: int, folder: Path, **trainer: Any) -> dict[str, float]:
@@ -309,6 +316,18 @@ def test_the_gradient_of_two_ranks_is_that_of_the_mean_over_the_global_batch(tra
     whole = torch.cat([p.grad.flatten() for p in system.pipeline.parameters()])
     for found in trained_ranks[1]:
         assert float((found["gradient"] - whole).norm() / whole.norm()) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_training_on_two_ranks_is_the_one_on_one_up_to_rounding(trained_ranks, tmp_path):
+    """Images, mirrorings, dropped classes, noise and times are the same: to 1e-3 of the way gone."""
+    alone, learning = learner()
+    start = weights(alone.pipeline)
+    fit(alone, tmp_path, steps=3, source=Specks(flip=True))
+    end = weights(alone.pipeline)
+    for found in trained_ranks[1]:
+        assert float((found["alike"] - end).norm() / (end - start).norm()) < 1e-3
+        torch.testing.assert_close(found["history"], learning.history, rtol=1e-4, atol=0)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Training is a function of the seed and the batch number; validation of the averaged weights and the images."""
 
 import copy
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
 from denoiselab.metrics import Evaluation
 from denoiselab.objectives import Objective, WeightedMSE
-from denoiselab.optimizers import rate
+from denoiselab.optimizers import adamw, rate
 from denoiselab.randomness import SampleNoise, generator
 from denoiselab.samplers import DDPM
 from denoiselab.spacings import Trailing
@@ -215,7 +216,8 @@ def test_validation_images_are_never_mirrored(tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_learning_rate_rises_linearly_and_ends_at_0(accumulate, tmp_path):
-    keeper, system = Keeper(), tiny_system()  # 2 steps of warm-up
+    decaying = partial(adamw, lr=1e-2, warmup_steps=2, decay="cosine")
+    keeper, system = Keeper(), tiny_system(optimizer=decaying)
     trainer = fit(system, tmp_path, steps=6, callbacks=[keeper], accumulate_grad_batches=accumulate)
     share = torch.tensor(keeper.rates[::accumulate], dtype=torch.float64) / 1e-2
     cosine = (1 + torch.cos(torch.pi * torch.arange(4, dtype=torch.float64) / 4)) / 2

@@ -20,7 +20,8 @@ from denoiselab.time_sampling import LossSecondMoment
 class DiffusionSystem(pl.LightningModule):
     """Trains a pipeline with an objective; `description` (plain values) is stored with every checkpoint.
 
-    Every random draw of a training step follows from (seed, batch number, rank): nothing else that draws disturbs it.
+    Every random draw of a training step follows from (seed, batch number) and an image's place in the global batch, so
+    that it is the same on any number of ranks, and nothing else that draws disturbs it; dropout alone follows the rank.
     """
 
     def __init__(
@@ -56,18 +57,23 @@ class DiffusionSystem(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         reseed(self.device, self.seed, "dropout", batch_idx, self.global_rank)
-        rng = generator(self.seed, "train", batch_idx, self.global_rank, device=self.device)
+        rng, n = generator(self.seed, "train", batch_idx, device=self.device), len(batch["image"])
         if self.flip:
-            batch = batch | {"image": _flipped(batch["image"], rng)}
+            batch = batch | {"image": _flipped(batch["image"], self.drawn(torch.rand, rng, n))}
         x0, cond = self.encode(batch)
-        cond = self.pipeline.conditioner.dropped(cond, rng)
-        eps = torch.randn(x0.shape, generator=rng, device=x0.device, dtype=x0.dtype)
+        cond = self.pipeline.conditioner.dropped(cond, self.drawn(torch.rand, rng, n))
+        eps = self.drawn(torch.randn, rng, *x0.shape).to(x0.dtype)
         times, t = self.times(len(x0), batch_idx)
         losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
         self.remember(times, losses.detach())
         loss = losses.mean()
         self._losses.append(loss.detach())
         return loss
+
+    def drawn(self, draw: Callable[..., Tensor], rng: torch.Generator, n: int, *shape: int) -> Tensor:
+        """This rank's rows, (n, ...), of what `draw` makes for the global batch."""
+        ranks = self.trainer.world_size
+        return draw(n * ranks, *shape, generator=rng, device=self.device)[self.global_rank :: ranks]
 
     def times(self, n: int, batch_idx: int) -> tuple[Tensor, Tensor]:
         """The times of the global batch, and this rank's part of them: (n,); on the CPU, which has float64."""
@@ -129,7 +135,6 @@ class DiffusionSystem(pl.LightningModule):
         self.ema.load_state_dict(checkpoint["ema"])
 
 
-def _flipped(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with chance 1/2."""
-    mask = torch.rand(len(images), generator=rng, device=images.device) < 0.5
-    return torch.where(mask[:, None, None, None], images.flip(-1), images)
+def _flipped(images: Tensor, u: Tensor) -> Tensor:
+    """Each image mirrored left to right where u: (B,) is below 1/2."""
+    return torch.where((u < 0.5)[:, None, None, None], images.flip(-1), images)

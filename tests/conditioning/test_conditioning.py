@@ -77,7 +77,7 @@ def test_each_sample_is_dropped_with_its_own_chance(drop):
     n = 20_000
     conditioner = ClassLabel(10, dim=2, drop=drop)
     told = conditioner({"label": torch.arange(n) % 10})
-    dropped = conditioner.dropped(told).vector
+    dropped = conditioner.dropped(told, torch.rand(n)).vector
     lost = (dropped == conditioner.null(told).vector).all(1)
     assert torch.equal(dropped[~lost], told.vector[~lost])
     assert float(lost.double().mean()) == pytest.approx(drop, abs=4 * math.sqrt(drop * (1 - drop) / n))
@@ -88,23 +88,22 @@ def test_each_sample_is_dropped_with_its_own_chance(drop):
 
 def test_a_share_of_none_drops_none_and_of_one_drops_all():
     told = ClassLabel(3, dim=2)({"label": torch.arange(3)})
-    assert ClassLabel(3, dim=2, drop=0.0).dropped(told) is told
+    assert ClassLabel(3, dim=2, drop=0.0).dropped(told, torch.zeros(3)) is told
     conditioner = ClassLabel(3, dim=2, drop=1.0)
-    assert same(conditioner.dropped(told), conditioner.null(told))
+    assert same(conditioner.dropped(told, torch.rand(3)), conditioner.null(told))
 
 
-def test_a_generator_says_which_are_dropped():
+def test_the_drawn_numbers_say_which_are_dropped():
     conditioner = ClassLabel(3, dim=2, drop=0.5)
-    told = conditioner({"label": torch.zeros(100, dtype=torch.long)})
-    first, again, other = (conditioner.dropped(told, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert same(first, again)
-    assert not same(first, other)
+    told = conditioner({"label": torch.zeros(4, dtype=torch.long)})
+    dropped = conditioner.dropped(told, torch.tensor([0.0, 0.5, 0.49, 0.9]))
+    assert dropped.label.tolist() == [-1, 0, -1, 0]
 
 
 def test_no_condition_is_told_to_nobody_but_the_label_stays_beside_it():
     conditioner, labels = Unconditional(), torch.arange(3)
     told = conditioner({"label": labels})
-    assert told[:3] == conditioner.null(told)[:3] == conditioner.dropped(told)[:3] == (None, None, None)
+    assert told[:3] == conditioner.null(told)[:3] == conditioner.dropped(told, torch.zeros(3))[:3] == (None, None, None)
     assert torch.equal(told.label, labels)
     assert conditioner.null(told).label.tolist() == [-1, -1, -1]
     assert (conditioner.vector_dim, conditioner.drop) == (0, 0.0)
@@ -114,7 +113,7 @@ def test_no_condition_is_told_to_nobody_but_the_label_stays_beside_it():
 def test_a_dropped_sample_has_no_label_either():
     conditioner = ClassLabel(3, dim=2, drop=0.5)
     told = conditioner({"label": torch.zeros(100, dtype=torch.long)})
-    dropped = conditioner.dropped(told)
+    dropped = conditioner.dropped(told, torch.rand(100))
     lost = (dropped.vector == conditioner.null(told).vector).all(1)
     assert torch.equal(dropped.label, torch.where(lost, -1, 0))
     assert 20 < int(lost.sum()) < 80

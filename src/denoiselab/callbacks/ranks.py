@@ -35,8 +35,8 @@ class RankSafety(pl.Callback):
                 f"the processes have different configurations ({_of(configurations)}); start them with the same words, "
                 "and hydra.run.dir among them"
             )
-        noise = torch.randn(4, generator=generator(pl_module.seed, "train", 0, trainer.global_rank)).tolist()
-        drawn = distributed.gather(str(noise))
+        rng = generator(pl_module.seed, "train", 0, device=pl_module.device)
+        drawn = distributed.gather(str(pl_module.drawn(torch.randn, rng, 1, 4).tolist()))
         if len(set(drawn)) < len(drawn):
             raise RunError(f"processes draw the same noise ({_of(drawn)}); each has to have a rank of its own")
 

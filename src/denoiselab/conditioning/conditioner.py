@@ -22,13 +22,11 @@ class Conditioner(nn.Module, ABC):
     def null(self, cond: Cond) -> Cond:
         """No condition, for a batch like that of `cond`."""
 
-    def dropped(self, cond: Cond, generator: torch.Generator | None = None) -> Cond:
-        """`cond` with each sample's own chance `drop` of having none, so that guidance has its unconditional half."""
-        some = next((part for part in cond if part is not None), None)
-        if some is None or self.drop == 0:
+    def dropped(self, cond: Cond, u: Tensor) -> Cond:
+        """`cond`, but none where u: (B,), uniform in [0, 1), is below `drop`: guidance has its unconditional half."""
+        if self.drop == 0 or all(part is None for part in cond):
             return cond
-        mask = torch.rand(len(some), generator=generator, device=some.device) < self.drop
-        return self.null(cond).where(mask, cond)
+        return self.null(cond).where(u < self.drop, cond)
 
 
 class Unconditional(Conditioner):
