@@ -27,8 +27,16 @@ from denoiselab.errors import BrokenRunError, ConfigError, UserError
 
 SIGNALS = {"sigterm": signal.SIGTERM, "sigkill": signal.SIGKILL}
 PARTS = {"state_dict": "weights", "ema": "averages", "optimizer_states": "optimizer"}
-# What describes the run, and how often it was looked at, which a run that has stopped was once more.
-APART = ("denoiselab", "pytorch-lightning_version", "loops.validate_loop", "loops.fit_loop.epoch_loop.val_loop")
+# What describes the run, and how often it was ended and looked at: one that has stopped was so once more.
+APART = (
+    "denoiselab",
+    "pytorch-lightning_version",
+    "epoch",
+    "loops.validate_loop",
+    "loops.fit_loop.epoch_progress",
+    "loops.fit_loop.epoch_loop.state_dict",
+    "loops.fit_loop.epoch_loop.val_loop",
+)
 CLOCK = ("train/images_per_second", "seconds")
 
 
@@ -47,11 +55,26 @@ def resume(words: Sequence[str]) -> str:
     how, words = _how(words)
     words, steps = _quick(words)
     place = Path(tempfile.mkdtemp(prefix="denoiselab-selftest-"))
+    found: list[Difference] = []
+    try:
+        folders = _runs(how, words, steps, place)
+        states = [runs.read(folder / "checkpoints" / "last.ckpt") for folder in folders]
+        logs = [figures(folder / "metrics.csv") for folder in folders]
+        found = [difference for difference in (compared(*states), compared_logs(*logs)) if difference]
+    finally:
+        if not found:
+            shutil.rmtree(place)
+    if found:
+        raise BrokenRunError("\n".join(["not equal:", *(f"  {d}" for d in found), f"  both runs lie in {place}"]))
+    return _equal(states[0], logs[0])
+
+
+def _runs(how: str, words: Sequence[str], steps: int, place: Path) -> tuple[Path, Path]:
+    """The folders of the run in one go and of that in two. Raises UserError for what train.py refuses."""
     whole, parted = place / "whole", place / "parted"
     with _telling(f"{steps} steps in one go"):
-        _train([*words, f"hydra.run.dir={whole}"])
-    config = OmegaConf.load(whole / ".hydra" / "config.yaml")
-    decay = OmegaConf.select(config, "optimizer.decay")
+        train([*words, f"hydra.run.dir={whole}"])
+    decay = OmegaConf.select(OmegaConf.load(whole / ".hydra" / "config.yaml"), "optimizer.decay")
     if how == "stop" and decay != "constant":
         raise ConfigError(
             f"how=stop goes on with another trainer.max_steps, by which optimizer.decay={decay} sets the learning "
@@ -59,19 +82,13 @@ def resume(words: Sequence[str]) -> str:
         )
     with _telling(f"the same in another folder, ended by {how}"):
         if how == "stop":
-            _train([*words, f"trainer.max_steps={steps // 2}", f"hydra.run.dir={parted}"])
+            train([*words, f"trainer.max_steps={steps // 2}", f"hydra.run.dir={parted}"])
         else:
-            _stopped([*words, f"hydra.run.dir={parted}"], parted, SIGNALS[how])
+            stopped([*words, f"hydra.run.dir={parted}"], parted, SIGNALS[how])
     at = runs.read(parted / "checkpoints" / "last.ckpt")["global_step"]
     with _telling(f"going on from step {at}"):
-        _train([f"run={parted}", "resume=true", f"trainer.max_steps={steps}"])
-    states = [runs.read(folder / "checkpoints" / "last.ckpt") for folder in (whole, parted)]
-    logs = [figures(folder / "metrics.csv") for folder in (whole, parted)]
-    found = [difference for difference in (compared(*states), compared_logs(*logs)) if difference]
-    if found:
-        raise BrokenRunError("\n".join(["not equal:", *(f"  {d}" for d in found), f"  both runs lie in {place}"]))
-    shutil.rmtree(place)
-    return _equal(states[0], logs[0])
+        train([f"run={parted}", "resume=true", f"trainer.max_steps={steps}"])
+    return whole, parted
 
 
 def _how(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -114,26 +131,37 @@ class _telling:
         print("failed" if error else f"{time.monotonic() - self.started:.0f} s", flush=True)
 
 
-def _train(words: Sequence[str]) -> None:
+def train(words: Sequence[str]) -> None:
     """Raises UserError with what train.py has said, if it fails."""
     done = subprocess.run(_command(words), capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(done.stderr.strip() or f"train.py ended with status {done.returncode}")
 
 
-def _stopped(words: Sequence[str], folder: Path, number: signal.Signals) -> None:
-    """Trains until there is a checkpoint, and then sends the signal. Raises UserError if that came too late."""
+def stopped(words: Sequence[str], folder: Path, number: signal.Signals) -> int:
+    """Trains until there is a new checkpoint, and then sends the signal; the exit status, negative for a signal.
+
+    Raises UserError if the signal came too late.
+    """
+    path = folder / "checkpoints" / "last.ckpt"
+    before = _written(path)
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(_command(words), stdout=said, stderr=said)
-        while process.poll() is None and not (folder / "checkpoints" / "last.ckpt").exists():
+        while process.poll() is None and _written(path) == before:
             time.sleep(0.001)
         process.send_signal(number)
-        if process.wait() not in (-number, 128 + number):
+        status = process.wait()
+        if status not in (-number, 128 + number):
             said.seek(0)
             raise UserError(
-                f"train.py had ended before {number.name} came, with status {process.returncode}; take more steps: "
+                f"train.py had ended with status {status} before {number.name} came; take more steps, "
                 f"trainer.max_steps=...\n{said.read()[-2000:]}".rstrip()
             )
+        return status
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _command(words: Sequence[str]) -> list[str]:

@@ -76,10 +76,10 @@ class Checkpoint(pl.Callback):
         The trainer would take it as done, and its figures would be missing in the log.
         """
         loops = checkpoint["loops"]["fit_loop"]
-        batches, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
-        if batches["total"]["completed"] < batches["total"]["processed"]:
-            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # as if stopped in its first batch
-            validation["total"], validation["current"] = begun, dict.fromkeys(begun, 0)
+        batches, validation = loops["epoch_loop.batch_progress"]["total"], loops["epoch_loop.val_loop.batch_progress"]
+        begun = int(batches["completed"] < batches["processed"])  # as if it had been stopped in its first batch
+        validation["total"] = {"ready": begun, "started": begun, "processed": 0, "completed": 0}
+        validation["current"] = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
