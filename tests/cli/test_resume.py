@@ -98,6 +98,13 @@ def at_step(step: int) -> Callable[..., bool]:
     return lambda one, other, *_: getattr(one, "global_step", getattr(other, "global_step", None)) == step
 
 
+def with_a_log_at_step_1(system, *_) -> bool:
+    """A log is written to disk with each checkpoint, and now and then between."""
+    for logger in system.loggers:
+        logger.save()
+    return system.global_step == 1
+
+
 def moments() -> dict[str, tuple[object, str, Callable[..., bool]]]:
     """Where a process is killed: what is about to be called."""
     from denoiselab.callbacks import Checkpoint, SampleGrid, Snapshots
@@ -105,7 +112,7 @@ def moments() -> dict[str, tuple[object, str, Callable[..., bool]]]:
     from denoiselab.system import DiffusionSystem
 
     return {
-        "before the first checkpoint": (DiffusionSystem, "training_step", at_step(1)),
+        "before the first checkpoint": (DiffusionSystem, "training_step", with_a_log_at_step_1),
         "in a step": (DiffusionSystem, "training_step", at_step(7)),
         "while sampling": (SampleGrid, "work", at_step(6)),
         "before a snapshot": (Snapshots, "work", at_step(6)),
