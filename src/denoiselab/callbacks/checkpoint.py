@@ -16,7 +16,7 @@ from denoiselab.system import DiffusionSystem
 
 class Checkpoint(pl.Callback):
     """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and at the end; best.ckpt whenever
-    `monitor`, lower being better, has improved. Stands after the evaluation in the list of callbacks.
+    `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
 
     previous.ckpt is the last but one. Raises RunError where none can be written.
     """
@@ -25,6 +25,9 @@ class Checkpoint(pl.Callback):
         self.every_n_train_steps, self.monitor = every_n_train_steps, monitor
         self.best: float | None = None
         self._judged_at = self._saved_at = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = trainer.global_step  # else one that goes on would save in the midst of its first step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._judge(trainer, pl_module)
@@ -64,6 +67,19 @@ class Checkpoint(pl.Callback):
         except OSError as error:
             left = "the one before it is as it was" if path.is_file() else "there is none before it"
             raise RunError(f"{path} could not be written ({error.strerror or error}); {left}") from error
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A checkpoint between two steps is of before the first one's validation: a run that goes on begins with that.
+
+        The trainer would take it as done, and its figures would be missing in the log.
+        """
+        loops = checkpoint["loops"]["fit_loop"]
+        batches, validation = loops["epoch_loop.batch_progress"]["total"], loops["epoch_loop.val_loop.batch_progress"]
+        begun = int(batches["completed"] < batches["processed"])  # as if it had been stopped in its first batch
+        validation["total"] = {"ready": begun, "started": begun, "processed": 0, "completed": 0}
+        validation["current"] = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

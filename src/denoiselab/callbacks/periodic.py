@@ -28,6 +28,9 @@ class Periodic(pl.Callback, ABC):
             self.work(trainer, system)
             system.paused += time.monotonic() - started
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.done_at = trainer.global_step  # a run that goes on has done it for the step that it goes on from
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if due(trainer, self.every):
             self._once(trainer, pl_module)

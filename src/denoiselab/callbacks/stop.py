@@ -54,6 +54,8 @@ class Stop(pl.Callback):
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException) and self.asked is None:
+            self.asked = signal.SIGTERM  # it came before training began, and Lightning's handler took it
         self._restore()
 
     def _restore(self) -> None:

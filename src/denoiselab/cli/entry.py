@@ -37,6 +37,7 @@ def main(command: str) -> None:
         parser = get_args_parser()
         parser.error = lambda message: _stop(f"{message}; --help shows what there is")  # type: ignore[method-assign]
         arguments = parser.parse_args()
+        given = list(arguments.overrides)
         if command == "train":
             arguments.overrides = _resumed_words(arguments.overrides, arguments.multirun)
         there = _given_folder(arguments.overrides)
@@ -44,6 +45,8 @@ def main(command: str) -> None:
             run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
             check(command, arguments.overrides, arguments.multirun)
+            if command == "train" and not arguments.multirun:
+                resume.compare(given, composed(command, arguments.overrides))
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
         def task(cfg: DictConfig) -> Any:

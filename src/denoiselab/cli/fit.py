@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -23,7 +24,6 @@ from denoiselab.cli import build, loggers, ranks, resume, runs
 from denoiselab.cli.build import Parts
 from denoiselab.cli.train import Resumed
 from denoiselab.data import ImageDataModule
-from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError, Interrupted
 from denoiselab.progress import console
 from denoiselab.system import DiffusionSystem
@@ -36,18 +36,22 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = N
     system = make_system(cfg, parts)
     callbacks = {name: instantiate(part) for name, part in cfg.callbacks.items() if part}
     if cfg.metrics:
-        callbacks = _with_evaluation(callbacks, cfg, parts.source)
+        own = cfg.metrics
+        make = partial(build.evaluation, cfg, parts.source)
+        callbacks["evaluate"] = Evaluate(make, own.n, own.every, own.seed, own.batch_size)
     if cfg.likelihood:
         callbacks["likelihood"] = BitsPerDim(build.likelihood(cfg, parts.source), cfg.likelihood.every)
     if system.ema.snapshot_every:
         callbacks["snapshots"] = Snapshots(system.ema.snapshot_every)
+    if "checkpoint" in callbacks:  # last, as a run that goes on from it does nothing of that step again
+        callbacks["checkpoint"] = callbacks.pop("checkpoint")
     choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
     group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
     stop = Stop()
     trainer = make_trainer(cfg, folder, [*callbacks.values(), stop])
     part = batch_part(cfg.batch_size, trainer)
-    if resumed and trainer.is_global_zero:
-        resume.cut(folder / "metrics.csv", resumed.step)
+    if trainer.is_global_zero:  # a run that was killed before its first checkpoint may have logged something, too
+        resume.cut(folder / "metrics.csv", *((resumed.step, resumed.validated) if resumed else (-1,)))
     trainer.loggers = made = loggers.loggers(cfg, folder, "train", choices, group, resumed)
     system.description |= loggers.config_of(made)
     try:
@@ -125,14 +129,6 @@ def _stated(cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem) -> st
         size += f" ({devices} devices x {parts} parts x {cfg.batch_size // (devices * parts)})"
     weights = sum(p.numel() for p in system.pipeline.parameters())
     return f"{weights:,} parameters, {size}, {trainer.max_steps} steps on {trainer.strategy.root_device.type}"
-
-
-def _with_evaluation(callbacks: dict[str, pl.Callback], cfg: DictConfig, source: Source) -> dict[str, pl.Callback]:
-    """The evaluation goes before the checkpoint, which judges by its figures."""
-    own = cfg.metrics
-    evaluate = Evaluate(lambda: build.evaluation(cfg, source), own.n, own.every, own.seed, own.batch_size)
-    checkpoint = callbacks.pop("checkpoint", None)
-    return callbacks | {"evaluate": evaluate} | ({"checkpoint": checkpoint} if checkpoint else {})
 
 
 def _conclude(

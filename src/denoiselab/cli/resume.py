@@ -9,11 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from denoiselab.cli import state
 from denoiselab.errors import ConfigError, RunError
+from denoiselab.files import replacing
 
 # What may be another when a run goes on: where and how it runs, what is looked at and what is kept.
 _TRAINER = ("max_steps", "accelerator", "devices", "strategy", "num_nodes", "val_check_interval", "log_every_n_steps")
@@ -47,7 +49,7 @@ def words(given: Sequence[str], multirun: bool) -> list[str]:
     folder = Path(run)
     saved, key = (_of_sweep(folder), "hydra.sweep.dir") if multirun else (_of_run(folder), "hydra.run.dir")
     later = [word for word in given if pair(word)[0] != "run"]
-    kept = [word for word in saved if pair(word)[0] not in {pair(w)[0] for w in later}]
+    kept = [word for word in saved if pair(word)[0] not in {*SILENT, *(pair(w)[0] for w in later)}]
     return [*kept, *later, f"{key}='{folder}'"]
 
 
@@ -74,6 +76,22 @@ def identity(config: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()
 
 
+def compare(given: Sequence[str], now: DictConfig) -> None:
+    """What the words given would make of the run that they name, before anything is written into its folder.
+
+    Raises ConfigError if it would be another experiment, RunError if it is going on just now.
+    """
+    run = dict(map(pair, given)).get("run", "null")
+    if run == "null":
+        return
+    state.check_idle(Path(run))
+    changes(_plain(OmegaConf.load(Path(run) / ".hydra" / "config.yaml")), _plain(now))
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What has changed, a line each: key: before -> now. Raises ConfigError for what makes it another experiment."""
     old, new = dict(leaves(before)), dict(leaves(now))
@@ -84,6 +102,12 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         raise ConfigError(
             f"resume=true goes on with the same experiment, and this would be another one ({'; '.join(others[:3])}"
             f"{'; ...' if len(others) > 3 else ''}); leave that as it was, or start a new run"
+        )
+    decay = now.get("optimizer", {}).get("decay")
+    if "trainer.max_steps" in lines and decay != "constant":
+        lines["trainer.max_steps"] += (
+            f" (optimizer.decay={decay} is drawn out over all steps: from here on the learning rate is that of "
+            f"{now['trainer']['max_steps']} steps, and before it was not; optimizer.decay=constant knows no end)"
         )
     return list(lines.values())
 
@@ -100,15 +124,24 @@ def _in(key: str, parts: Sequence[str]) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
-def cut(table: Path, step: int) -> None:
+def validated(saved: dict[str, Any]) -> bool:
+    """Whether a checkpoint was written after the validation of its step; else that is done first when it goes on."""
+    batches = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+    return bool(batches["completed"] == batches["processed"])
+
+
+def cut(table: Path, step: int, validated: bool = True) -> None:
     """metrics.csv as it was when the checkpoint of this step was written: what followed will be logged again."""
     if not table.exists():
         return
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
         rows, names = list(reader), reader.fieldnames or []
-    kept = [row for row in rows if int(row["step"]) <= step]
-    with table.open("w", newline="") as file:
+    whole = [row for row in rows if row["step"]]  # a process that is killed may leave half a row behind
+    kept = [row for row in whole if int(row["step"]) <= step]
+    if not validated:
+        kept = [row for row in kept if int(row["step"]) < step or not row.get("val/loss")]
+    with replacing(table) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(kept)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from denoiselab.errors import RunError
 from denoiselab.files import replacing
@@ -27,6 +27,23 @@ def write(folder: Path, **facts: Any) -> None:
         temporary.write_text(json.dumps(read(folder) | facts, indent=2) + "\n")
 
 
+def check_idle(folder: Path) -> None:
+    """Raises RunError for a run that is going on."""
+    if (folder / ".lock").exists():
+        with (folder / ".lock").open("a+") as lock:
+            _take(lock, folder)
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    """Locks a run until the file is closed."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        there = read(folder)
+        who = f"process {there.get('process')} on {there.get('host')}"
+        raise RunError(f"{folder} is a run that is going on ({who}); stop that first") from error
+
+
 @contextmanager
 def running(folder: Path, identity: str) -> Iterator[None]:
     """run.json says running inside; afterwards finished, or failed or interrupted and why.
@@ -35,12 +52,7 @@ def running(folder: Path, identity: str) -> Iterator[None]:
     dead. Raises RunError for the first.
     """
     with (folder / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            there = read(folder)
-            who = f"process {there.get('process')} on {there.get('host')}"
-            raise RunError(f"{folder} is a run that is going on ({who}); stop that first") from error
+        _take(lock, folder)
         write(folder, status="running", identity=identity, process=os.getpid(), host=socket.gethostname(), error=None)
         try:
             yield

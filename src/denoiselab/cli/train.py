@@ -21,7 +21,9 @@ class Resumed(NamedTuple):
 
     path: Path
     step: int
+    validated: bool  # at that step, where that is due
     wandb_id: str | None
+    changed: list[str]  # in the configuration since
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -37,11 +39,12 @@ def run(cfg: DictConfig) -> float | None:
         return figure
     if ranks.rank() > 0 or ranks.started_here():
         with ranks.telling():
-            return _train(cfg, folder)
+            return _train(cfg, folder, _resumed(cfg, folder))
+    resumed = _resumed(cfg, folder)  # what is refused here leaves run.json as it was
     with state.running(folder, resume.identity(build.plain(cfg))):
         n = ranks.to_start(cfg)
         if n < 2:
-            return _train(cfg, folder)
+            return _train(cfg, folder, resumed)
         ranks.launch(n, _words(cfg), folder)
         return _figure(folder)
 
@@ -64,8 +67,10 @@ def _finished(cfg: DictConfig, folder: Path) -> float | None:
     return _figure(folder)
 
 
-def _train(cfg: DictConfig, folder: Path) -> float | None:
-    resumed = _resumed(cfg, folder)
+def _train(cfg: DictConfig, folder: Path, resumed: Resumed | None) -> float | None:
+    if resumed and ranks.rank() == 0:
+        told = f"going on at step {resumed.step} of {cfg.trainer.max_steps}"
+        console.print(told, *resumed.changed, sep="\n  ", highlight=False)
     parts = build.parts(cfg)
 
     from denoiselab.cli.fit import fit
@@ -95,7 +100,11 @@ def _resumed(cfg: DictConfig, folder: Path) -> Resumed | None:
     about, step = saved["denoiselab"], int(saved["global_step"])
     changed = resume.changes(about["config"], build.plain(cfg))
     if step >= cfg.trainer.max_steps:
-        raise RunError(f"{folder} has done its {step} steps; for more take trainer.max_steps={2 * step}")
-    if ranks.rank() == 0:
-        console.print(f"going on at step {step} of {cfg.trainer.max_steps}", *changed, sep="\n  ", highlight=False)
-    return Resumed(path, step, about.get("wandb_id"))
+        if state.read(folder).get("status") == "finished":
+            raise RunError(f"{folder} has done its {step} steps; for more take trainer.max_steps={2 * step}")
+        # It was killed when all was done but its last figures, and those need a step before them.
+        path = path.with_name("previous.ckpt")
+        if not path.exists():
+            return None
+        saved = runs.read(path)
+    return Resumed(path, int(saved["global_step"]), resume.validated(saved), about.get("wandb_id"), changed)
