@@ -146,7 +146,7 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
     for told in said:
         print(f"{command}: note: {told}", file=sys.stderr)
     if sweep is not None:
-        sweeps.check_folder(sweep)
+        sweeps.check_folder(sweep, overrides)
 
 
 def _check_search(values: dict[str, list[str]], once: Callable[[list[str]], DictConfig]) -> None:
@@ -155,8 +155,6 @@ def _check_search(values: dict[str, list[str]], once: Callable[[list[str]], Dict
     Values that have no meaning together are one failed trial when they are proposed, unless there are no others.
     """
     first = {key: words[0] for key, words in values.items()}
-    if not once(list(first.values())).get("metrics"):
-        raise ConfigError("a search judges by a figure, and metrics=none makes none; take metrics=fid")
     refused = {}
     tried = {tuple((first | {key: word}).values()) for key, words in values.items() for word in words}
     for words in sorted(tried):
@@ -166,6 +164,8 @@ def _check_search(values: dict[str, list[str]], once: Callable[[list[str]], Dict
             refused[words] = error
     if len(refused) == len(tried):
         raise next(iter(refused.values()))
+    if not once(list(first.values())).get("metrics"):
+        raise ConfigError("a search judges by a figure, and metrics=none makes none; take metrics=fid")
 
 
 def _checked_job(command: str, run: Callable[[], Any]) -> Any:

@@ -6,6 +6,7 @@ hydra-optuna-sweeper asks for the trials and tells the study what they came to; 
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from denoiselab.cli import resume
 from denoiselab.errors import BrokenRunError, ConfigError
 
-_FREE = (
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.strategy",
-    "num_workers",
-    "cache",
-    "logger",
-    "run",
-    "resume",
-)
+_HOW = ("accelerator", "devices", "strategy")
+# What may differ between the trials of a study: where and how they run.
+_FREE = ("trainer", *(f"trainer.{key}" for key in _HOW), "num_workers", "cache", "logger", *resume.SILENT)
 NONE_ENDED = "No trials are completed yet."  # Optuna, asked for the best of none
 
 
@@ -32,19 +26,20 @@ def searches(hydra: DictConfig | HydraConf) -> bool:
     return "optuna" in str(hydra.sweeper._target_)
 
 
-def check(before: Path, hydra: DictConfig) -> None:
+def check(before: Path, hydra: DictConfig, overrides: Sequence[str]) -> None:
     """Raises ConfigError for a study whose trials, as its multirun.yaml tells, were of other words."""
-    old, new = _words(OmegaConf.load(before).hydra), _words(hydra)
-    if other := sorted(old ^ new):
+    saved = OmegaConf.load(before).hydra
+    if other := sorted(_words(saved, saved.overrides.task) ^ _words(hydra, overrides)):
         raise ConfigError(
             f"{before.parent} is a study of another experiment (it differs in {', '.join(other)}), whose trials these "
             "cannot be compared with; give this one a folder of its own, hydra.sweep.dir=<folder>"
         )
 
 
-def _words(hydra: DictConfig) -> set[str]:
-    words = [*hydra.overrides.task, *(f"{key}={values}" for key, values in (hydra.sweeper.params or {}).items())]
-    return {word.replace(" ", "") for word in words if resume.pair(word)[0] not in (*_FREE, *resume.SILENT)}
+def _words(hydra: DictConfig, overrides: Sequence[str]) -> set[str]:
+    words = [*overrides, *(f"{key}={values}" for key, values in (hydra.sweeper.params or {}).items())]
+    keyed = {word.replace(" ", ""): resume.pair(word)[0] for word in words}
+    return {word for word, key in keyed.items() if key not in _FREE and not key.startswith(("hydra.", "hydra/"))}
 
 
 def prepare(hydra: DictConfig) -> None:

@@ -47,13 +47,13 @@ class Jobs(Callback):
             _watcher[0].start()
 
 
-def check_folder(hydra: DictConfig) -> None:
+def check_folder(hydra: DictConfig, overrides: Sequence[str]) -> None:
     """Raises RunError for a sweep's folder that another process works in, ConfigError for that of another study."""
     folder = Path(hydra.sweep.dir)
     if (folder / _WORDS).exists():
         _hold(folder)
         if studies.searches(hydra):
-            studies.check(folder / _WORDS, hydra)
+            studies.check(folder / _WORDS, hydra, overrides)
 
 
 def _hold(folder: Path) -> None:
