@@ -37,8 +37,9 @@ POINTS = """
     likelihood=none callbacks.scatter=null callbacks.process=null trainer=cpu trainer.max_steps=4 logger=csv
 """
 PICTURES = """
-    data=image_folder data.size=8 data.channels=1 backbone=mlp backbone.width=16 backbone.depth=1 batch_size=8
-    sampler.steps=3 metrics=none likelihood=none callbacks.samples=null callbacks.denoising=null trainer=cpu logger=csv
+    data=image_folder data.size=8 data.channels=1 data.test_fraction=0.4 batch_size=8 backbone=mlp backbone.width=16
+    backbone.depth=1 sampler.steps=3 metrics=none likelihood=none callbacks.samples=null callbacks.denoising=null
+    trainer=cpu logger=csv
 """
 
 
@@ -258,6 +259,27 @@ def test_a_study_keeps_its_experiment(study, capsys):
     saved = OmegaConf.load(study["folder"] / "multirun.yaml").hydra
     elsewhere = ["trainer=gpu" if word == "trainer=cpu" else word for word in saved.overrides.task]
     studies.check(study["folder"] / "multirun.yaml", saved, elsewhere)
+
+
+@pytest.mark.parametrize(("resumed", "asked", "n_trials"), [(False, [2e-3], 5), (True, [2e-3, 3e-3], 4)])
+def test_before_it_goes_on_a_study_asks_for_what_broke_off_and_the_sampler_draws_others(
+    resumed, asked, n_trials, tmp_path
+):
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="s", storage=storage)
+    for lr in (1e-3, 2e-3, 3e-3):
+        study.enqueue_trial({"lr": lr})
+        study.ask()._suggest("lr", optuna.distributions.LogUniformDistribution(1e-4, 1e-2))
+    study.tell(0, 1.5)
+    study.tell(2, state=TrialState.FAIL)
+    sweeper = {"study_name": "s", "storage": storage, "n_trials": 5, "sampler": {"seed": 7}}
+    hydra = OmegaConf.create({"sweeper": sweeper, "overrides": {"task": [f"resume={str(resumed).lower()}"]}})
+    OmegaConf.set_readonly(hydra, True)
+    studies.prepare(hydra)
+    assert (hydra.sweeper.n_trials, hydra.sweeper.sampler.seed) == (n_trials, 10)
+    trials = optuna.load_study("s", storage).trials
+    assert [trial.state for trial in trials[:3]] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    assert [trial.system_attrs["fixed_params"]["lr"] for trial in trials[3:]] == asked
 
 
 @pytest.mark.parametrize("figure", [None, math.nan, math.inf])

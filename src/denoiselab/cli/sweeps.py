@@ -122,6 +122,8 @@ def surviving(work: Callable[[], Any]) -> Any:
     except Exception as error:
         slip = error.__cause__ if isinstance(error, InstantiationException) else error
         line = str(slip) if isinstance(slip, UserError) else f"{type(slip).__name__}: {' '.join(str(slip).split())}"
+        if "\n" in line:  # the trace of a process that broke, which ends with the reason
+            line = f"{line.splitlines()[0]} ({line.splitlines()[-1]})"
         with replacing(folder / ERROR) as temporary:
             temporary.write_text(f"{line}\n\n{traceback.format_exc()}")
         print(f"failed: {_line(folder)}", file=sys.stderr, flush=True)
