@@ -113,14 +113,14 @@ def test_a_sweep_of_two_ranks_is_two_wandb_runs_of_one_group(of_two_ranks):
 
 @pytest.mark.slow
 def test_the_ranks_of_a_trial_have_the_values_that_the_study_proposed(images, tmp_path):
-    """In a process of joblib's, too, which has another command line."""
+    """In a process of submitit's, too, which has another command line."""
     words = [
         *POINTS.split(),
         "hparams_search=optuna",
         "hydra.sweeper.n_trials=1",
         f"hydra.sweep.dir={tmp_path / 'study'}",
     ]
-    status, *_ = train(*words, "trainer=ddp_cpu", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    status, *_ = train(*words, "trainer=ddp_cpu", "hydra/launcher=submitit_local")
     assert status == 0
     (trial,) = optuna.load_study("points", f"sqlite:///{tmp_path}/study/study.db").trials
     config = checkpoint(tmp_path / "study" / "0")["denoiselab"]["config"]
