@@ -121,10 +121,10 @@ def test_one_bad_job_of_a_sweep_is_told_before_the_first_job_runs():
     check("train", ["schedule=cosine,linear", "parameterization=v,eps", "seed=range(3)"], multirun=True)
 
 
-def test_a_sweep_of_several_processes_is_refused():
-    with pytest.raises(ConfigError, match="-m with several processes"):
-        check("train", ["trainer=ddp_cpu", "seed=0,1"], multirun=True)
-    check("train", ["trainer=ddp_cpu"], multirun=False)
+def test_a_sweep_of_several_processes_is_accepted_where_each_has_a_share_of_the_batch():
+    check("train", ["trainer=ddp_cpu", "seed=0,1"], multirun=True)
+    with pytest.raises(IncompatibleError, match="no multiple of trainer"):
+        check("train", ["trainer=ddp_cpu", "trainer.devices=2,3"], multirun=True)
 
 
 def composed_with(group, option):

@@ -174,8 +174,8 @@ def test_all_jobs_of_an_experiment_that_is_a_sweep_are_checked_before_the_first(
 def test_a_bad_job_of_an_experiment_that_is_a_sweep_is_told_before_the_first_runs():
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
         check("train", ["experiment=x_prediction_toy", "schedule.log_snr_min=null"], multirun=False)
-    with pytest.raises(ConfigError, match="several processes"):
-        check("train", ["experiment=x_prediction_toy", "trainer=ddp_cpu"], multirun=False)
+    with pytest.raises(IncompatibleError, match="no multiple of trainer"):
+        check("train", ["experiment=x_prediction_toy", "trainer=ddp_cpu", "trainer.devices=3"], multirun=False)
 
 
 def test_an_experiment_that_is_one_run_still_wants_m_for_several_values():

@@ -40,7 +40,7 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
                 )
     base = compose([o.input_line or "" for o in groups])
     for override in overrides:
-        if override not in groups and override.key_or_group.split(".")[0] != "hydra":
+        if override not in groups and not override.key_or_group.startswith(("hydra.", "hydra/")):
             _check_key(override.key_or_group, None if override.is_delete() else override.value(), base, conf)
     cfg = compose(words)
     missing = sorted(OmegaConf.missing_keys(cfg) & set(cfg.keys()))

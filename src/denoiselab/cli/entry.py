@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,13 +17,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.cli import checks, resume, rules, run_options, sweeps
-from denoiselab.errors import ConfigError, Interrupted, UserError
+from denoiselab.cli import checks, resume, rules, run_options, studies, sweeps
+from denoiselab.errors import ConfigError, IncompatibleError, Interrupted, UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -52,7 +54,7 @@ def main(command: str) -> None:
         def task(cfg: DictConfig) -> Any:
             run = partial(import_module(f"denoiselab.cli.{command}").run, cfg)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return sweeps.surviving(run)
+                return sweeps.surviving(partial(_checked_job, command, run))
             try:
                 return run()
             except (UserError, InstantiationException) as error:
@@ -61,7 +63,8 @@ def main(command: str) -> None:
                 _tell(error)
 
         try:
-            task()
+            with sweeps.launched():
+                task()
         finally:
             status = sweeps.conclude()
         sys.exit(status)
@@ -70,7 +73,8 @@ def main(command: str) -> None:
     except OverrideParseException as error:
         _stop(f"{error.override} cannot be read; write key=value, and quote what has spaces, brackets or commas")
     except (HydraException, OmegaConfBaseException) as error:
-        _stop(" ".join(line.strip() for line in str(error).splitlines() if line.strip() and "hydra.cc" not in line))
+        said = " ".join(line.strip() for line in str(error).splitlines() if line.strip() and "hydra.cc" not in line)
+        _stop(said + _extra(str(error)))
     except yaml.YAMLError as error:
         _stop("a file of conf/ is not YAML: " + " ".join(str(error).split()))
     except Interrupted as stopped:
@@ -111,6 +115,12 @@ def _remove_if_empty(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _extra(said: str) -> str:
+    """What to install for a sweeper or launcher of Hydra's that is not there."""
+    named = any(f"'hydra/{part}" in said for part in ("sweeper/optuna", "launcher/joblib", "launcher/submitit"))
+    return "; pip install 'denoiselab[sweeps]' brings Hydra's plugins for Optuna, joblib and submitit" if named else ""
+
+
 def _stop(message: str, status: int = 2) -> NoReturn:
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(status)
@@ -126,14 +136,47 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
         return known[tuple(words)]
 
     said: dict[str, None] = {}
-    swept = _swept(command, overrides, multirun)
-    multirun = multirun or swept is not None
-    for words in _expanded([*(swept or []), *overrides], multirun):
-        checks.check_words(words, CONF, once)
-        for told in rules.advice(once(words)):
-            said.setdefault(told)
+    sweep = _sweep(command, overrides, multirun)
+    params = [f"{key}={values}" for key, values in ((sweep and sweep.sweeper.params) or {}).items()]
+    values = _values([*params, *overrides], multirun or sweep is not None)
+    if sweep is not None and studies.searches(sweep):
+        _check_search(values, once)
+    else:
+        for words in map(list, itertools.product(*values.values())):
+            checks.check_words(words, CONF, once)
+            for told in rules.advice(once(words)):
+                said.setdefault(told)
     for told in said:
         print(f"{command}: note: {told}", file=sys.stderr)
+    if sweep is not None:
+        sweeps.check_folder(sweep, overrides)
+
+
+def _check_search(values: dict[str, list[str]], once: Callable[[list[str]], DictConfig]) -> None:
+    """Each value that a search may propose, beside the first of the others.
+
+    Values that have no meaning together are one failed trial when they are proposed, unless there are no others.
+    """
+    first = {key: words[0] for key, words in values.items()}
+    refused = {}
+    tried = {tuple((first | {key: word}).values()) for key, words in values.items() for word in words}
+    for words in sorted(tried):
+        try:
+            checks.check_words(list(words), CONF, once)
+        except IncompatibleError as error:
+            refused[words] = error
+    if len(refused) == len(tried):
+        raise next(iter(refused.values()))
+    if not once(list(first.values())).get("metrics"):
+        raise ConfigError("a search judges by a figure, and metrics=none makes none; take metrics=fid")
+
+
+def _checked_job(command: str, run: Callable[[], Any]) -> Any:
+    """A job of a sweep; what a search proposes could not be checked before."""
+    hydra = HydraConfig.get()
+    if studies.searches(hydra):
+        checks.check_words(list(hydra.overrides.task), CONF, partial(composed, command))
+    return run()
 
 
 def composed(command: str, overrides: list[str], hydra: bool = False) -> DictConfig:
@@ -144,33 +187,34 @@ def composed(command: str, overrides: list[str], hydra: bool = False) -> DictCon
         return compose(command, overrides, return_hydra_config=hydra)
 
 
-def _swept(command: str, overrides: list[str], multirun: bool) -> list[str] | None:
-    """The words that the chosen experiment sweeps over by itself (hydra.sweeper.params); None where it is one run."""
+def _sweep(command: str, overrides: list[str], multirun: bool) -> DictConfig | None:
+    """Hydra's own part of the configuration; None where the command line and what it chooses mean a single run."""
     parsed = OverridesParser.create().parse_overrides(overrides)
-    if not any(override.key_or_group in ("experiment", "hydra.mode") for override in parsed):
+    chosen = {override.key_or_group for override in parsed}
+    if not multirun and not chosen & {"experiment", "hparams_search", "hydra.mode"}:
         return None
     try:
         words = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
         hydra = composed(command, words, hydra=True).hydra
     except (HydraException, OmegaConfBaseException):
         return None  # the checks that follow say what is wrong
-    if not multirun and hydra.mode != RunMode.MULTIRUN:
-        return None
-    return [f"{key}={values}" for key, values in (hydra.sweeper.params or {}).items()]
+    return hydra if multirun or hydra.mode == RunMode.MULTIRUN else None
 
 
-def _expanded(overrides: list[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each job of a sweep, of one key the last; those of a single run are one job."""
+def _values(overrides: list[str], multirun: bool) -> dict[str, list[str]]:
+    """The overrides of each key, of one key the last: several where it is swept, the ends where that is an interval."""
     alternatives = {}
     for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.get_key_element()
+        key, value = override.get_key_element(), override.value()
         if not override.is_sweep_override():
             alternatives[key] = [override.input_line or ""]
-        elif multirun and override.is_discrete_sweep():
-            alternatives[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         elif not multirun:
             raise ConfigError(
                 f"{override.input_line} gives several values; add -m to run one job for each, "
                 f"or write {override.key_or_group}=[...] if a list is meant"
             )
-    return [list(words) for words in itertools.product(*alternatives.values())]
+        elif isinstance(value, IntervalSweep):
+            alternatives[key] = [f"{key}={value.start}", f"{key}={value.end}"]
+        elif override.is_discrete_sweep():
+            alternatives[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return alternatives

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from denoiselab.errors import BrokenRunError, ConfigError, Interrupted, RunError, UserError
 
+COMMAND = Path(__file__).resolve().parents[3] / "train.py"  # a launcher's process has another sys.argv
 _FAILURES = "DENOISELAB_FAILURES"  # the folder in which a process that was started here says why it failed
 _STOPPED = "stopped"
 _PATIENCE = 10.0  # seconds that the others have for ending by themselves when one has failed
@@ -86,7 +87,7 @@ def launch(n: int, words: Sequence[str], folder: Path) -> None:
             "WORLD_SIZE": str(n),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n))),
         }
-        command = [sys.executable, os.path.abspath(sys.argv[0]), *words]
+        command = [sys.executable, str(COMMAND), *words]
         command += [f"hydra.run.dir='{folder}'", "hydra.mode=RUN", "hydra.output_subdir=null"]
         processes = [
             subprocess.Popen(

@@ -35,8 +35,7 @@ def words(given: Sequence[str], multirun: bool) -> list[str]:
 
     Raises RunError for a folder that is none, ConfigError for run without resume=true or the other way round.
     """
-    own = {key: value for key, value in map(pair, given) if key in ("run", "resume")}
-    run, resume = own.get("run", "null"), own.get("resume", "false").lower() in ("true", "yes", "on", "1")
+    run, resume = dict(map(pair, given)).get("run", "null"), asked(given)
     folders = [word for word in given if pair(word)[0] in ("hydra.run.dir", "hydra.sweep.dir")]
     if run == "null":
         if resume and not folders:
@@ -47,10 +46,15 @@ def words(given: Sequence[str], multirun: bool) -> list[str]:
     if folders:
         raise ConfigError(f"run={run} and {folders[0]} are two folders; leave {folders[0]} out")
     folder = Path(run)
-    saved, key = (_of_sweep(folder), "hydra.sweep.dir") if multirun else (_of_run(folder), "hydra.run.dir")
     later = [word for word in given if pair(word)[0] != "run"]
+    saved, key = (_of_sweep(folder, later), "hydra.sweep.dir") if multirun else (_of_run(folder), "hydra.run.dir")
     kept = [word for word in saved if pair(word)[0] not in {*SILENT, *(pair(w)[0] for w in later)}]
     return [*kept, *later, f"{key}='{folder}'"]
+
+
+def asked(given: Sequence[str]) -> bool:
+    """Whether resume=true is among the words."""
+    return dict(map(pair, given)).get("resume", "false").lower() in ("true", "yes", "on", "1")
 
 
 def _of_run(folder: Path) -> list[str]:
@@ -62,11 +66,15 @@ def _of_run(folder: Path) -> list[str]:
     return [str(word) for word in OmegaConf.load(path)]
 
 
-def _of_sweep(folder: Path) -> list[str]:
+def _of_sweep(folder: Path, later: Sequence[str]) -> list[str]:
+    """The words of a sweep, and those that say how it was launched and searched, unless another way is now."""
     path = folder / "multirun.yaml"
     if not path.exists():
         raise RunError(f"run={folder} is no sweep's folder: it has no multirun.yaml; leave out -m to go on with a run")
-    return [str(word) for word in OmegaConf.load(path).hydra.overrides.task]
+    overrides = OmegaConf.load(path).hydra.overrides
+    ways = [way for way in ("launcher", "sweeper") if f"hydra/{way}" not in {pair(word)[0] for word in later}]
+    kept = tuple(f"hydra{mark}{way}" for way in ways for mark in "/.")
+    return [*map(str, overrides.task), *(str(word) for word in overrides.hydra if str(word).startswith(kept))]
 
 
 def identity(config: dict[str, Any]) -> str:
@@ -118,6 +126,11 @@ def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def free(key: str) -> bool:
+    """Whether a run that goes on may have another value of it."""
+    return _in(key, (*FREE, *SILENT))
 
 
 def _in(key: str, parts: Sequence[str]) -> bool:

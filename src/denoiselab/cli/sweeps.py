@@ -1,24 +1,34 @@
-"""Jobs of a sweep: where each lies, what has become of it, and that the others go on when one fails."""
+"""Jobs of a sweep: where each lies, what has become of it, and that the others go on when one fails.
 
-import hashlib
+All that is said is read from the disk, since the jobs may run in other processes and on other machines.
+"""
+
+import fcntl
 import json
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli.resume import pair
-from denoiselab.errors import UserError
+from denoiselab.cli import resume, studies
+from denoiselab.errors import BrokenRunError, RunError, UserError
+from denoiselab.files import replacing
 
 ERROR = "error.txt"  # in the folder of a job that has failed
-_started: list[Path] = []  # the folder of the sweep that this process has started
+_WORDS = "multirun.yaml"  # in the sweep's: what it was started with
+_started: dict[Path, TextIO] = {}  # the folder of the sweep that this process has started, and its lock
+_watcher: list[threading.Thread] = []
+_ended = threading.Event()
 
 
 class Jobs(Callback):
@@ -27,29 +37,78 @@ class Jobs(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "multirun.yaml")
-        _started[:] = [folder]
+        _hold(folder)
+        OmegaConf.save(config, folder / _WORDS)
+        if studies.searches(config.hydra):
+            studies.prepare(config.hydra)
+        if "submitit" in config.hydra.launcher._target_:  # its jobs speak to files of their own
+            _ended.clear()
+            _watcher.append(threading.Thread(target=_tell_failures, args=(folder,), daemon=True))
+            _watcher[0].start()
+
+
+def check_folder(hydra: DictConfig, overrides: Sequence[str]) -> None:
+    """Raises RunError for a sweep's folder that another process works in, ConfigError for that of another study."""
+    folder = Path(hydra.sweep.dir)
+    if (folder / _WORDS).exists():
+        _hold(folder)
+        if studies.searches(hydra):
+            studies.check(folder / _WORDS, hydra, overrides)
+
+
+def _hold(folder: Path) -> None:
+    """A lock on the folder, which this process keeps as long as it lives."""
+    if folder in _started:
+        return
+    lock = (folder / ".lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise RunError(f"{folder} is a sweep that is going on in another process; stop that first") from error
+    _started[folder] = lock
 
 
 def folder_of(sweep: str, number: int, words: Sequence[str]) -> str:
-    """A job's folder within its sweep's: the one that has these words already, else its number.
+    """A job's folder within its sweep's: the one that has these words already, else the next free number.
 
-    So a sweep that goes on finds its jobs, though more of them have come between.
+    So a sweep that goes on finds its jobs, though more of them have come between, and none is written over. The words
+    are left in a new one, for whoever asks next.
     """
-    wanted = told(words)
+    swept = _swept(Path(sweep))
+    wanted = _told(words, swept)
     for path in sorted(Path(sweep).glob("*/.hydra/overrides.yaml")):
-        if told([str(word) for word in OmegaConf.load(path)]) == wanted:
+        if _told(list(map(str, OmegaConf.load(path))), swept) == wanted:
             return path.parents[1].name
-    taken = (Path(sweep) / str(number) / ".hydra").exists()
-    return f"{number}_{hashlib.blake2b(repr(wanted).encode(), digest_size=3).hexdigest()}" if taken else str(number)
+    while True:
+        folder = Path(sweep) / str(number)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        (folder / ".hydra").mkdir()
+        with replacing(folder / ".hydra" / "overrides.yaml") as temporary:
+            OmegaConf.save(OmegaConf.create(list(words)), temporary)
+        return folder.name
 
 
 OmegaConf.register_new_resolver("job_folder", folder_of, replace=True)
 
 
-def told(words: Sequence[str]) -> list[str]:
-    """The words that say what a job is, in any order."""
-    return sorted(word for word in words if pair(word)[0] not in ("run", "resume", "checkpoint"))
+def _swept(sweep: Path) -> set[str]:
+    """The keys of which a sweep has several values."""
+    path = sweep / _WORDS
+    if not path.exists():
+        return set()
+    hydra = OmegaConf.load(path).hydra
+    words = OverridesParser.create().parse_overrides([str(word) for word in hydra.overrides.task])
+    return {word.key_or_group for word in words if word.is_sweep_override()} | set(hydra.sweeper.params or {})
+
+
+def _told(words: Sequence[str], swept: set[str]) -> list[str]:
+    """The words that say what a job is, in any order: not how it is run or looked at, unless that is what is swept."""
+    keyed = [(resume.pair(word)[0], word) for word in words]
+    return sorted(word for key, word in keyed if key in swept or not (key == "trainer" or resume.free(key)))
 
 
 def surviving(work: Callable[[], Any]) -> Any:
@@ -58,26 +117,65 @@ def surviving(work: Callable[[], Any]) -> Any:
     folder = Path(hydra.runtime.output_dir)
     (folder / ERROR).unlink(missing_ok=True)
     try:
-        return work()
+        figure = work()
+        return studies.judged(figure) if studies.searches(hydra) else figure
     except Exception as error:
         slip = error.__cause__ if isinstance(error, InstantiationException) else error
         line = str(slip) if isinstance(slip, UserError) else f"{type(slip).__name__}: {' '.join(str(slip).split())}"
-        (folder / ERROR).write_text(f"{line}\n\n{traceback.format_exc()}")
-        print(f"job {hydra.job.num} ({' '.join(hydra.overrides.task)}) failed: {line}", file=sys.stderr, flush=True)
+        if "\n" in line:  # the trace of a process that broke, which ends with the reason
+            line = f"{line.splitlines()[0]} ({line.splitlines()[-1]})"
+        with replacing(folder / ERROR) as temporary:
+            temporary.write_text(f"{line}\n\n{traceback.format_exc()}")
+        print(f"failed: {_line(folder)}", file=sys.stderr, flush=True)
         return None
+
+
+@contextmanager
+def launched() -> Iterator[None]:
+    """What a launcher says of a process that died, and a search of which no trial ended well, in one line."""
+    try:
+        yield
+    except Exception as error:
+        if str(error) == studies.NONE_ENDED:
+            raise BrokenRunError("no trial of the study came to a figure") from error
+        if type(error).__module__.partition(".")[0] in ("joblib", "submitit", "sqlalchemy"):
+            said = str(error).splitlines()[:1] or [""]
+            raise BrokenRunError(f"the sweep broke off: {type(error).__name__}: {said[0]}") from error
+        raise
+
+
+def _tell_failures(folder: Path) -> None:
+    """Says which jobs fail, as soon as they do, until the sweep has ended."""
+    told, ended = _failures(folder), False
+    while not ended:
+        ended = _ended.wait(0.5)
+        for job, when in _failures(folder).items():
+            if told.get(job) != when:
+                print(f"failed: {_line(job)}", file=sys.stderr, flush=True)
+                told[job] = when
+
+
+def _failures(folder: Path) -> dict[Path, int]:
+    return {path.parent: path.stat().st_mtime_ns for path in folder.glob(f"*/{ERROR}")}
 
 
 def conclude() -> int:
     """Says what has become of the jobs of the sweep that was run, if one was; the exit status."""
+    _ended.set()
+    while _watcher:
+        _watcher.pop().join()
     if not _started:
         return 0
-    jobs = sorted({path.parent for name in (".hydra", ERROR) for path in _started[0].glob(f"*/{name}")}, key=_place)
+    folder, lock = _started.popitem()
+    lock.close()
+    jobs = sorted({path.parent for name in (".hydra", ERROR) for path in folder.glob(f"*/{name}")}, key=_place)
     failed = [job for job in jobs if (job / ERROR).exists()]
-    left = [job for job in jobs if job not in failed and _status(job) not in (None, "finished")]
+    trains = OmegaConf.load(folder / _WORDS).hydra.job.config_name == "train"
+    left = [job for job in jobs if trains and job not in failed and _status(job) != "finished"]
     lines = [f"{len(jobs) - len(failed) - len(left)} of {len(jobs)} jobs finished"]
     lines += [f"  failed: {_line(job)}" for job in failed] + [f"  not finished: {_near(job)}" for job in left]
     if failed or left:
-        lines.append(f"to go on with those: {Path(sys.argv[0]).name} -m run={_near(_started[0])} resume=true")
+        lines.append(f"to go on with those: {Path(sys.argv[0]).name} -m run={_near(folder)} resume=true")
     print("\n".join(lines))
     return 1 if failed else 0
 
@@ -88,7 +186,10 @@ def _status(job: Path) -> str | None:
 
 
 def _line(job: Path) -> str:
-    return f"{_near(job)}: {(job / ERROR).read_text().splitlines()[0]}"
+    """A job's folder, what is its own among the words of the sweep, and why it failed."""
+    words = [str(word) for word in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
+    own = " ".join(word for word in words if resume.pair(word)[0] in _swept(job.parent))
+    return f"{_near(job)}{f' ({own})' if own else ''}: {(job / ERROR).read_text().splitlines()[0]}"
 
 
 def _place(job: Path) -> tuple[int, str]:
