@@ -402,6 +402,19 @@ def test_a_sweep_s_folder_in_which_another_process_works_is_refused(tmp_path):
             check("train", ["seed=0,1", f"hydra.sweep.dir={tmp_path}"], multirun=True)
 
 
+@pytest.mark.parametrize("word", ["optimizer.lr=0.1", "schedule=linear", "+optimizer.lr=0.1"])
+def test_a_sweep_does_not_go_on_with_other_experiments(word, tmp_path):
+    task = ["seed=0,1", "optimizer.lr=0.2"]
+    OmegaConf.save(
+        {"hydra": {"overrides": {"task": task, "hydra": []}, "sweeper": {"params": None}}}, tmp_path / "multirun.yaml"
+    )
+    on = [f"run={tmp_path}", "resume=true"]
+    with pytest.raises(ConfigError, match="would make other experiments"):
+        resume.words([*on, word], True)
+    for fine in ("optimizer.lr=0.2", "seed=2", "seed=0,1,2", "trainer.max_steps=9", "trainer=ddp_cpu", "loss=snr,p2"):
+        assert fine in resume.words([*on, fine], True)
+
+
 def test_a_sweep_that_goes_on_is_launched_as_it_was_unless_another_way_is_named(tmp_path):
     ways = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=x", "hydra.mode=MULTIRUN"]
     hydra = {"overrides": {"task": ["seed=0,1"], "hydra": ways}}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.cli import state
@@ -71,10 +72,23 @@ def _of_sweep(folder: Path, later: Sequence[str]) -> list[str]:
     path = folder / "multirun.yaml"
     if not path.exists():
         raise RunError(f"run={folder} is no sweep's folder: it has no multirun.yaml; leave out -m to go on with a run")
-    overrides = OmegaConf.load(path).hydra.overrides
+    hydra = OmegaConf.load(path).hydra
+    overrides = hydra.overrides
+    swept = {pair(word)[0] for word in overrides.task if _several(word)} | set(OmegaConf.select(hydra, "sweeper.params") or {})
+    for word in later:
+        key = pair(word)[0]
+        fixed = not (key in (*SILENT, *swept, "trainer") or key.startswith("hydra") or free(key) or _several(word))
+        if fixed and word not in overrides.task:
+            raise ConfigError(
+                f"{word} would make other experiments of the jobs of run={folder}; leave it out, or start a new sweep"
+            )
     ways = [way for way in ("launcher", "sweeper") if f"hydra/{way}" not in {pair(word)[0] for word in later}]
     kept = tuple(f"hydra{mark}{way}" for way in ways for mark in "/.")
     return [*map(str, overrides.task), *(str(word) for word in overrides.hydra if str(word).startswith(kept))]
+
+
+def _several(word: str) -> bool:
+    return OverridesParser.create().parse_override(word).is_sweep_override()
 
 
 def identity(config: dict[str, Any]) -> str:
