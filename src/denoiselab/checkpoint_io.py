@@ -1,5 +1,6 @@
 """How the trainer's checkpoints go to disk and come back."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,15 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from denoiselab.files import replacing
+
+
+def kept(path: Path) -> str:
+    """In words, that this checkpoint is there to go on from, or is not."""
+    try:
+        step = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:
+        return "no checkpoint had been written"
+    return f"{os.path.relpath(path)} of step {step} is good"
 
 
 class WholeFiles(CheckpointIO):

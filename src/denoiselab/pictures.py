@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from denoiselab.files import replacing
+
 
 class Bar(NamedTuple):
     """A bar from `low` to `high` on the x-axis, with its error on either side."""
@@ -38,7 +40,8 @@ def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True) -> np.nd
 
 def write_png(picture: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, optimize=True)
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG", optimize=True)
 
 
 def loss_curve(curves: Curves, path: Path) -> None:
@@ -55,7 +58,8 @@ def loss_curve(curves: Curves, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def bars(drawn: Sequence[Bar], x: str, y: str, title: str, path: Path) -> np.ndarray:

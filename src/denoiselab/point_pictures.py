@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.points import Points
+from denoiselab.files import replacing
 from denoiselab.schedules import Schedule
 
 REACH = 3.2  # three standard deviations and a little
@@ -118,7 +119,10 @@ def animation(
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     durations = [round(1000 * seconds / len(small))] * (len(small) - 1) + [round(1000 * hold)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    small[0].save(path, "GIF", save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=False)
+    with replacing(path) as temporary:
+        small[0].save(
+            temporary, "GIF", save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=False
+        )
 
 
 def _draw(figure: Figure, place: tuple[int, int, int], panel: Panel, reach: float) -> None:

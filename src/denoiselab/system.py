@@ -87,6 +87,7 @@ class DiffusionSystem(pl.LightningModule):
         if isinstance(sampler, LossSecondMoment):
             mine = range(self.global_rank, len(times), self.trainer.world_size)
             every = distributed.collect(losses.cpu().double(), mine, len(times))
+            times, every = times[every.isfinite()], every[every.isfinite()]  # one NaN would stay in its history
             sampler.update(times, every / sampler.importance(times))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import Projection, Specks, fit, tiny_system, tiny_trainer, weights
 from denoiselab.callbacks import Checkpoint, Evaluate
 from denoiselab.data import ImageDataModule
-from denoiselab.errors import RunError
+from denoiselab.errors import BrokenRunError
 from denoiselab.metrics import Evaluation
 
 
@@ -130,14 +130,16 @@ class DiskIsFull(pl.Callback):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 def test_on_a_full_disk_the_last_whole_checkpoint_stays_and_one_line_says_so(tmp_path):
     callbacks = [Checkpoint(every_n_train_steps=1), DiskIsFull(2, tmp_path)]
-    with pytest.raises(RunError, match=r"last\.ckpt could not be written \(No space left on device\); the one before"):
+    with pytest.raises(
+        BrokenRunError, match=r"last\.ckpt could not be written \(No space left on device\); the one before"
+    ):
         fit(tiny_system(), tmp_path, steps=4, callbacks=callbacks)
     assert steps(tmp_path) == {"last.ckpt": 2, "previous.ckpt": 1}
 
 
 def test_where_no_folder_can_be_made_the_run_stops_with_one_line(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(RunError, match=r"could not be written \(.*\); there is none before it"):
+    with pytest.raises(BrokenRunError, match=r"could not be written \(.*\); there is none before it"):
         fit(tiny_system(), tmp_path, steps=1, callbacks=[Checkpoint()])
 
 

@@ -3,6 +3,7 @@
 from denoiselab.callbacks.checkpoint import Checkpoint
 from denoiselab.callbacks.effective_weight import EffectiveWeight
 from denoiselab.callbacks.evaluate import Evaluate
+from denoiselab.callbacks.finite import Finite
 from denoiselab.callbacks.likelihood import BitsPerDim
 from denoiselab.callbacks.loss_curve import LossCurve
 from denoiselab.callbacks.points import PointProcess, PointScatter
@@ -18,6 +19,7 @@ __all__ = [
     "DenoisingStrip",
     "EffectiveWeight",
     "Evaluate",
+    "Finite",
     "LossCurve",
     "Pace",
     "PointProcess",

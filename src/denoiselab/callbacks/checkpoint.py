@@ -1,15 +1,18 @@
 """Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by the newest evaluation's figure."""
 
+import itertools
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from denoiselab.callbacks.finite import diverged, finite
 from denoiselab.callbacks.logging import due, run_folder
-from denoiselab.errors import RunError
+from denoiselab.errors import BrokenRunError
 from denoiselab.files import replacing
 from denoiselab.system import DiffusionSystem
 
@@ -18,7 +21,8 @@ class Checkpoint(pl.Callback):
     """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and at the end; best.ckpt whenever
     `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
 
-    previous.ckpt is the last but one. Raises RunError where none can be written.
+    previous.ckpt is the last but one. Raises BrokenRunError where none can be written, and for weights that are NaN or
+    infinite, which take no good one's place.
     """
 
     def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "fid") -> None:
@@ -33,16 +37,16 @@ class Checkpoint(pl.Callback):
         self._judge(trainer, pl_module)
         if due(trainer, self.every_n_train_steps) and self._saved_at != trainer.global_step:
             self._saved_at = trainer.global_step  # several batches may belong to one optimizer step
-            self._save(trainer, "last.ckpt")
+            self._save(trainer, pl_module, "last.ckpt")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._judge(trainer, pl_module)
-        self._save(trainer, "last.ckpt")
+        self._save(trainer, pl_module, "last.ckpt")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """A run that is told to stop does so between two steps, on all ranks; what fails does not."""
         if isinstance(exception, SIGTERMException):
-            self._save(trainer, "last.ckpt")
+            self._save(trainer, pl_module, "last.ckpt")
 
     def _judge(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         assert isinstance(system, DiffusionSystem)
@@ -51,9 +55,12 @@ class Checkpoint(pl.Callback):
         self._judged_at, value = system.figures["step"], system.figures[self.monitor]
         if self.best is None or value < self.best:
             self.best = value
-            self._save(trainer, "best.ckpt")
+            self._save(trainer, system, "best.ckpt")
 
-    def _save(self, trainer: pl.Trainer, name: str) -> None:
+    def _save(self, trainer: pl.Trainer, system: pl.LightningModule, name: str) -> None:
+        assert isinstance(system, DiffusionSystem)
+        if not finite([*system.ema.live, *itertools.chain(*system.ema.shadows)]):
+            raise diverged(trainer, trainer.global_step, "the weights are NaN or infinite")
         path = run_folder(trainer) / "checkpoints" / name
         new = path.with_name(f"{name}.new")
         for logger in trainer.loggers:
@@ -65,8 +72,10 @@ class Checkpoint(pl.Callback):
                     _keep(path, path.with_name("previous.ckpt"))
                 os.replace(new, path)
         except OSError as error:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
             left = "the one before it is as it was" if path.is_file() else "there is none before it"
-            raise RunError(f"{path} could not be written ({error.strerror or error}); {left}") from error
+            raise BrokenRunError(f"{path} could not be written ({error.strerror or error}); {left}") from error
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

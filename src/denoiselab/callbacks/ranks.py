@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,14 +32,14 @@ class RankSafety(pl.Callback):
         told = json.dumps(pl_module.description.get("config"), sort_keys=True, default=str)
         configurations = distributed.gather(hashlib.blake2b(told.encode(), digest_size=8).hexdigest())
         if len(set(configurations)) > 1:
-            raise RunError(
+            raise _together(
                 f"the processes have different configurations ({_of(configurations)}); start them with the same words, "
                 "and hydra.run.dir among them"
             )
         rng = generator(pl_module.seed, "train", 0, device=pl_module.device)
         drawn = distributed.gather(str(pl_module.drawn(torch.randn, rng, 1, 4).tolist()))
         if len(set(drawn)) < len(drawn):
-            raise RunError(f"processes draw the same noise ({_of(drawn)}); each has to have a rank of its own")
+            raise _together(f"processes draw the same noise ({_of(drawn)}); each has to have a rank of its own")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.world_size > 1 and trainer.global_step % self.every == 0:
@@ -52,10 +53,17 @@ class RankSafety(pl.Callback):
         assert isinstance(system, DiffusionSystem)
         sums = distributed.gather(checksum([*system.parameters(), *system.ema.shadow]))
         if len(set(sums)) > 1:
-            raise RunError(
+            raise _together(
                 f"the processes have different weights at step {system.global_step} ({_of(sums)}): gradients were not "
                 "averaged, or one process changed its weights by itself; the last checkpoint is from before"
             )
+
+
+def _together(reason: str) -> RunError:
+    """What all of them raise, once all of them know: one that ended before could cut off what another is still told."""
+    with suppress(RuntimeError):
+        distributed.barrier()
+    return RunError(reason)
 
 
 def _of(values: Sequence[Any]) -> str:

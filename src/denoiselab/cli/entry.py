@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.cli import checks, resume, rules, run_options, studies, sweeps
+from denoiselab.cli import checks, faults, ranks, resume, rules, run_options, studies, sweeps
 from denoiselab.errors import ConfigError, IncompatibleError, Interrupted, UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -41,8 +41,8 @@ def main(command: str) -> None:
         arguments = parser.parse_args()
         given = list(arguments.overrides)
         if command == "train":
-            arguments.overrides = _resumed_words(arguments.overrides, arguments.multirun)
-        there = _given_folder(arguments.overrides)
+            arguments.overrides = _run_words(arguments.overrides, arguments.multirun)
+        there = ranks.rank() > 0 or _given_folder(arguments.overrides)
         if command != "train":
             run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
@@ -63,7 +63,7 @@ def main(command: str) -> None:
                 _tell(error)
 
         try:
-            with sweeps.launched():
+            with faults.told(), sweeps.launched():
                 task()
         finally:
             status = sweeps.conclude()
@@ -83,9 +83,9 @@ def main(command: str) -> None:
         _stop("interrupted", status=130)
 
 
-def _resumed_words(overrides: list[str], multirun: bool) -> list[str]:
-    """The overrides with those of the run to go on with; on the command line too, where Hydra looks for them."""
-    whole = resume.words(overrides, multirun)
+def _run_words(overrides: list[str], multirun: bool) -> list[str]:
+    """The overrides with those of the run to go on with, and this process's; on the command line too, for Hydra."""
+    whole = ranks.as_one_of_several(resume.words(overrides, multirun), multirun)
     flags = list(sys.argv[1:])
     for word in overrides:
         flags.remove(word)

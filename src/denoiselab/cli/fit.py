@@ -15,7 +15,6 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from denoiselab.callbacks import BitsPerDim, Evaluate, Snapshots, Stop
 from denoiselab.callbacks.logging import log_summary
@@ -103,7 +102,7 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
         return instantiate(
             cfg.trainer,
             callbacks=callbacks,
-            plugins=[WholeFiles(), *([LightningEnvironment()] if ranks.started_here() else [])],
+            plugins=[WholeFiles(), *ranks.environment()],
             default_root_dir=str(folder),
         )
     except InstantiationException as error:
@@ -159,6 +158,7 @@ def _conclude(
 
 def quiet() -> None:
     """Lightning's advertisements and advice that is wrong here."""
+    logging.raiseExceptions = False  # a library's own log that finds the disk full does not write traces of it
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

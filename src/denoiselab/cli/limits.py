@@ -172,6 +172,8 @@ LIMITS = {
     "likelihood.method.steps": Limit(2),
     "likelihood.method.probes": COUNT_OR_NULL,
     "likelihood.method.t_min": Limit(0, 0.5, above=True, null=True),
+    "callbacks.finite.on_nan": Limit(words=("stop", "skip")),
+    "callbacks.finite.patience": COUNT,
     "callbacks.pace.every": COUNT,
     "callbacks.ranks.every": COUNT,
     "callbacks.samples.n": COUNT,

@@ -25,7 +25,7 @@ from denoiselab.errors import BrokenRunError, ConfigError, Interrupted, RunError
 
 COMMAND = Path(__file__).resolve().parents[3] / "train.py"  # a launcher's process has another sys.argv
 _FAILURES = "DENOISELAB_FAILURES"  # the folder in which a process that was started here says why it failed
-_STOPPED = "stopped"
+_STOPPED, _BROKEN = "stopped", "broken"
 _PATIENCE = 10.0  # seconds that the others have for ending by themselves when one has failed
 
 
@@ -33,22 +33,64 @@ def started_here() -> bool:
     return _FAILURES in os.environ
 
 
-def _started_elsewhere() -> bool:
-    """By torchrun or srun."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or (
-        int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ
-    )
+def starter() -> str | None:
+    """Who else has started this process as one of several: torchrun, or what speaks its language, or srun."""
+    if started_here():
+        return None
+    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return "torchrun"
+    # In a batch script, which is no step of its job, SLURM tells of the tasks too.
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
+        return "srun"
+    return None
 
 
 def rank() -> int:
     """This process's number among those of the training, before torch knows."""
-    return int(next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0))
+    if started_here():
+        return int(os.environ["LOCAL_RANK"])
+    return int(os.environ.get({"torchrun": "RANK", "srun": "SLURM_PROCID"}.get(starter() or "", ""), 0))
+
+
+def as_one_of_several(words: Sequence[str], multirun: bool) -> list[str]:
+    """The words of a process that torchrun or srun has started; those given where none has.
+
+    Rank 0 alone keeps the configuration in the folder. Raises ConfigError where each would make a folder of its own,
+    as each reads the clock by itself.
+    """
+    if (by := starter()) is None:
+        return list(words)
+    if multirun:
+        raise ConfigError(f"-m starts the processes of each job itself: leave {by} out, and give trainer.devices=...")
+    if not any(word.startswith("hydra.run.dir=") for word in words):
+        raise ConfigError(f"each of {by}'s processes would make a folder of its own; give hydra.run.dir=outputs/<name>")
+    return [*words, "hydra.output_subdir=null"] if rank() > 0 else list(words)
+
+
+def environment() -> list[Any]:
+    """What Lightning is told of who has started the processes. Raises ConfigError.
+
+    It would take a batch script of SLURM for a task of srun, and answer its signals in the middle of a step.
+    """
+    from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+    if starter() != "srun":
+        return [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
+    try:
+        return [SLURMEnvironment(auto_requeue=False)]
+    except RuntimeError as error:
+        raise ConfigError("srun: give --ntasks-per-node, not --ntasks, so that each node has as many tasks") from error
 
 
 def to_start(cfg: DictConfig) -> int:
-    """How many processes this one has to start: those of several devices; 0 where it trains itself."""
-    strategy = str(cfg.trainer.get("strategy"))
-    if started_here() or _started_elsewhere() or not strategy.startswith(("ddp", "fsdp")):
+    """How many processes this one has to start: those of several devices; 0 where it trains itself.
+
+    Raises ConfigError for processes that each would train alone, in one folder.
+    """
+    several = str(cfg.trainer.get("strategy")).startswith(("ddp", "fsdp"))
+    if (by := starter()) is not None and not several:
+        raise ConfigError(f"{by} has started several processes, of which this trainer takes one; take trainer=ddp")
+    if started_here() or by is not None or not several:
         return 0
     return count(cfg.trainer.get("devices"), str(cfg.trainer.get("accelerator")))
 
@@ -75,8 +117,9 @@ def count(devices: Any, accelerator: str) -> int:
 def launch(n: int, words: Sequence[str], folder: Path) -> None:
     """Trains in n processes with these overrides. Returns when all have ended well.
 
-    A signal goes to the first process, which stops all of them between two steps. When one fails the others are
-    stopped, and its error is raised: RunError for a slip, BrokenRunError for what broke, Interrupted for a signal.
+    A signal goes to the first process, which stops all of them between two steps; a second Ctrl-C ends them at once.
+    When one fails the others are stopped, and its error is raised: RunError for a slip, BrokenRunError for what broke,
+    Interrupted for a signal.
     """
     with tempfile.TemporaryDirectory(prefix="denoiselab-") as failures:
         environment = os.environ | {
@@ -97,7 +140,7 @@ def launch(n: int, words: Sequence[str], folder: Path) -> None:
         ]
         try:
             with _handed_on(processes[0]) as asked:
-                first = _watch(processes)
+                first = _watch(processes, Path(failures), asked)
         finally:
             _end(processes)
         if first is not None:
@@ -118,12 +161,13 @@ def _die_with_parent() -> None:
 
 @contextmanager
 def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Inside, SIGTERM and SIGINT go to the process; yields those that came."""
+    """Inside, the first SIGTERM or SIGINT goes to the process; yields all that came."""
     came: list[int] = []
 
     def hand_on(number: int, frame: Any) -> None:
         came.append(number)
-        process.send_signal(number)
+        if len(came) == 1:
+            process.send_signal(number)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -133,19 +177,27 @@ def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _watch(processes: list[subprocess.Popen[bytes]]) -> int | None:
+def _watch(processes: list[subprocess.Popen[bytes]], failures: Path, asked: list[int]) -> int | None:
     """Waits until all have ended, or for some time after one has failed; the first that failed."""
-    first, since = None, 0.0
+    since = 0.0
     while None in (codes := [process.poll() for process in processes]):
-        failed = [i for i, code in enumerate(codes) if code]
-        if failed and first is None:
-            # One that was killed has no say; what the others make of its silence comes later.
-            first, since = min(failed, key=lambda i: ((codes[i] or 0) > 0, i)), time.monotonic()
-        if first is not None and time.monotonic() - since > _PATIENCE:
-            break
+        if asked.count(signal.SIGINT) > 1:
+            return 0
+        if any(codes):
+            since = since or time.monotonic()
+            if time.monotonic() - since > _PATIENCE:
+                break
         time.sleep(0.05)
     failed = [i for i, code in enumerate(codes) if code]
-    return first if first is not None else min(failed, default=None)
+    # One that was killed tells nothing; what the others make of its silence comes later.
+    return min(failed, key=lambda i: ((codes[i] or 0) > 0, _told(failures, i)[0]), default=None)
+
+
+def _told(failures: Path, i: int) -> tuple[int, str, str]:
+    """When a process has told what it failed of, the kind of it, and in what words."""
+    path = failures / f"{i}.txt"
+    when, kind, words = path.read_text().split("\n", 2) if path.exists() else (sys.maxsize, "", "")
+    return int(when), kind, words
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -158,15 +210,18 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 def _error(first: int, code: int, failures: Path, asked: list[int]) -> BaseException:
     """What the first process that failed has died of."""
-    told = failures / f"{first}.txt"
-    status, _, message = told.read_text().partition("\n") if told.exists() else ("", "", "")
-    if asked or status == _STOPPED:
+    _, kind, message = _told(failures, first)
+    if asked or kind == _STOPPED:
         number = signal.Signals(asked[0]) if asked else signal.SIGTERM
-        return Interrupted(message or f"{number.name}: stopped before training began", 128 + number)
-    if status == str(UserError.status):
+        when = "stopped at once, without a checkpoint" if len(asked) > 1 else "stopped before training began"
+        return Interrupted(message if kind == _STOPPED else f"{number.name}: {when}", 128 + number)
+    if kind == str(UserError.status):
         return RunError(message)
+    if kind == str(BrokenRunError.status):
+        return BrokenRunError(message)
     if code < 0:
-        return BrokenRunError(f"process {first} was killed by {signal.Signals(-code).name}; the others were stopped")
+        name = signal.Signals(-code).name + (" (as by a system without memory left)" if code == -signal.SIGKILL else "")
+        return BrokenRunError(f"process {first} was killed by {name}; the others were stopped")
     return BrokenRunError(f"process {first} failed; the others were stopped\n{message}".rstrip())
 
 
@@ -179,11 +234,13 @@ def telling() -> Iterator[None]:
         if not started_here():
             raise
         if isinstance(error, Interrupted):
-            status, text = _STOPPED, str(error)
+            kind, text = _STOPPED, str(error)
         elif isinstance(error, UserError):
-            status, text = str(error.status), str(error)
+            kind, text = str(error.status), str(error)
         else:
-            status, text = "1", traceback.format_exc()
-        Path(os.environ[_FAILURES], f"{rank()}.txt").write_text(f"{status}\n{text}")
+            kind, text = _BROKEN, traceback.format_exc()
+        path = Path(os.environ[_FAILURES], f"{rank()}.txt")
+        path.with_suffix(".part").write_text(f"{time.monotonic_ns()}\n{kind}\n{text}")
+        path.with_suffix(".part").rename(path)
         sys.stdout.flush()
         os._exit(1)  # nothing that hangs in a collective is waited for

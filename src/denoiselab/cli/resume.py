@@ -74,7 +74,9 @@ def _of_sweep(folder: Path, later: Sequence[str]) -> list[str]:
         raise RunError(f"run={folder} is no sweep's folder: it has no multirun.yaml; leave out -m to go on with a run")
     hydra = OmegaConf.load(path).hydra
     overrides = hydra.overrides
-    swept = {pair(word)[0] for word in overrides.task if _several(word)} | set(OmegaConf.select(hydra, "sweeper.params") or {})
+    swept = {pair(word)[0] for word in overrides.task if _several(word)} | set(
+        OmegaConf.select(hydra, "sweeper.params") or {}
+    )
     for word in later:
         key = pair(word)[0]
         fixed = not (key in (*SILENT, *swept, "trainer") or key.startswith("hydra") or free(key) or _several(word))

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,6 +58,7 @@ def running(folder: Path, identity: str) -> Iterator[None]:
             yield
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-            write(folder, status=status, error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
+            with suppress(OSError):  # on a full disk the error is told all the same
+                write(folder, status=status, error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
             raise
         write(folder, status="finished")

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from denoiselab.cli import build, ranks, resume, runs, state
+from denoiselab.cli import build, faults, ranks, resume, runs, state
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.progress import console
 
@@ -71,11 +71,12 @@ def _train(cfg: DictConfig, folder: Path, resumed: Resumed | None) -> float | No
     if resumed and ranks.rank() == 0:
         told = f"going on at step {resumed.step} of {cfg.trainer.max_steps}"
         console.print(told, *resumed.changed, sep="\n  ", highlight=False)
-    parts = build.parts(cfg)
+    with faults.told(cfg, folder):
+        parts = build.parts(cfg)
 
-    from denoiselab.cli.fit import fit
+        from denoiselab.cli.fit import fit
 
-    return fit(cfg, parts, folder, resumed)
+        return fit(cfg, parts, folder, resumed)
 
 
 def _words(cfg: DictConfig) -> list[str]:

@@ -1,0 +1,138 @@
+"""Two real processes over gloo that do not agree: each way stops both, with the reason."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_finite import Holes
+from torch import multiprocessing as mp
+
+from conftest import fit, tiny_system, weights
+from denoiselab.callbacks.ranks import checksum
+from denoiselab.errors import UserError
+
+CASES = ("config", "noise", "weights", "average", "nan", "nan skipped", "agree")
+
+
+def a_rank(rank: int, folder: Path, port: int) -> None:
+    """Trains in each of the cases; what stops it, and the weights after each step, go to a file."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+        "WORLD_SIZE": "2",
+    }
+    import pytorch_lightning as pl
+
+    from denoiselab.callbacks import Checkpoint, Finite, RankSafety, ranks
+
+    class Perturb(pl.Callback):
+        """On rank 1 the lowest bit of one number, after the third step."""
+
+        seen: list[torch.Tensor] = []
+
+        def on_train_batch_end(self, trainer, system, *_) -> None:
+            self.seen.append(weights(system.pipeline))
+            number = {"weights": next(system.pipeline.parameters()).data, "average": system.ema.shadow[0]}.get(case)
+            if number is not None and rank == 1 and trainer.global_step == 3:
+                number.view(torch.int32).view(-1)[0] ^= 1
+
+    found: dict[str, Any] = {}
+    draw = ranks.generator
+    for case in CASES:
+        Perturb.seen, told = [], None
+        config = {"seed": rank if case == "config" else 0}
+        system = tiny_system(description={"image_shape": [1, 4, 4], "num_classes": 3, "config": config})
+        # Only rank 1's batch has a NaN: the ranks take every second image of a batch.
+        source = Holes(in_batch_of_rank_one() if case.startswith("nan") else [])
+        guard = Finite("skip" if case == "nan skipped" else "stop")
+        beside = [guard, Perturb(), RankSafety(every=2), Checkpoint(1)]
+        if case == "noise":
+            ranks.generator = lambda seed, use, step, rank: draw(seed, use, step, 0)
+        where = folder / case
+        try:
+            fit(system, where, steps=6, callbacks=beside, source=source, devices=2, strategy="ddp")
+        except UserError as error:
+            told = str(error)
+        ranks.generator = draw
+        found[case] = {"told": told, "weights": Perturb.seen, "skipped": guard.skipped}
+    torch.save(found, folder / f"rank_{rank}.pt")
+
+
+def in_batch_of_rank_one() -> list[int]:
+    from denoiselab.data.datamodule import BatchStream
+
+    return BatchStream(48, 8, seed=0, rank=1, world_size=2).batch(3)[:1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def both(folder) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(a_rank, (folder, port), nprocs=2)
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def saved_step(run: Path) -> int | None:
+    path = run / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=True)["global_step"] if path.exists() else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "told", "steps", "saved"),
+    [
+        ("config", "the processes have different configurations (process 0: ", 0, None),
+        ("noise", "processes draw the same noise (process 0: ", 0, None),
+        ("weights", "the processes have different weights at step 4 (process 0: ", 4, 3),
+        ("average", "the processes have different weights at step 4 (process 0: ", 4, 3),
+        ("nan", "step 4: the gradients are NaN or infinite; ", 3, 3),
+    ],
+)
+def test_both_processes_stop_at_the_same_step_and_say_why(both, case, told, steps, saved, folder):
+    for rank in both:
+        assert rank[case]["told"].startswith(told)
+        assert "\n" not in rank[case]["told"]
+        assert len(rank[case]["weights"]) == steps
+    assert saved_step(folder / case) == saved
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_bad_on_one_process_is_left_out_on_both(both):
+    for rank in both:
+        assert rank["nan skipped"]["told"] is None
+        assert rank["nan skipped"]["skipped"] == 1
+        seen = rank["nan skipped"]["weights"]
+        assert torch.equal(seen[2], seen[3])
+        assert not torch.equal(seen[3], seen[4])
+    assert torch.equal(both[0]["nan skipped"]["weights"][-1], both[1]["nan skipped"]["weights"][-1])
+
+
+@pytest.mark.slow
+def test_processes_that_agree_are_left_alone(both, folder):
+    for rank in both:
+        assert rank["agree"]["told"] is None
+    assert saved_step(folder / "agree") == 6
+    assert torch.equal(both[0]["agree"]["weights"][-1], both[1]["agree"]["weights"][-1])
+
+
+def test_the_checksum_sees_every_bit_and_the_place_of_every_tensor():
+    tensors = [torch.randn(3, 4), torch.randn(5, dtype=torch.float64), torch.randn(2).half()]
+    before = checksum(tensors)
+    assert checksum([t.clone() for t in tensors]) == before
+    for tensor, kind in zip(tensors, (torch.int32, torch.int64, torch.int16), strict=True):
+        tensor.view(kind).view(-1)[1] ^= 1
+        assert checksum(tensors) != before
+        tensor.view(kind).view(-1)[1] ^= 1
+    one, other = torch.ones(2), torch.full((2,), 2.0)
+    assert checksum([one, other]) != checksum([other, one])
