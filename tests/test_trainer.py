@@ -10,9 +10,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from conftest import Specks, fit, tiny_pipeline, tiny_system, weights
 from denoiselab.backbones import MLP, DiT, Encoder, ReLUMLP, UNet
+from denoiselab.backbones.layers import blocks
 from denoiselab.conditioning import Cond
 from denoiselab.errors import ConfigError
-from denoiselab.trainer import Speed, _blocks
+from denoiselab.trainer import Speed
 
 
 def trained(folder, dropout=0.0, **options):
@@ -59,7 +60,7 @@ def test_gradient_checkpointing_keeps_less_for_the_backward_pass(name):
     system = tiny_system()
     system.pipeline.denoiser.backbone = backbone = BACKBONES[name]()
     Speed(compile=False, channels_last=False, gradient_checkpointing=True).setup(None, system, "fit")
-    assert _blocks(backbone)
+    assert blocks(backbone)
     assert kept(backbone) < 0.7 * before
 
 

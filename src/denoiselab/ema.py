@@ -7,14 +7,15 @@ stored ones afterwards (§3.2): see `reconstruct`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from denoiselab import distributed
 from denoiselab.errors import ConfigError
 
 Weights = dict[str, Tensor]
@@ -101,14 +102,16 @@ class EMA:
         self.names: list[str] = []
         self.live: list[nn.Parameter] = []
         self.shadows: list[list[Tensor]] = []
+        self.gathered: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def shadow(self) -> list[Tensor]:
         """The average that the model is judged and sampled by."""
         return self.shadows[0]
 
-    def bind(self, model: nn.Module) -> None:
-        """Start from the model's present weights."""
+    def bind(self, model: nn.Module, gathered: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Start from the model's present weights; inside of `gathered`, shards are whole."""
+        self.gathered = gathered
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names, self.live = [name for name, _ in trained], [p for _, p in trained]
         self.shadows = [[p.detach().float().clone() for p in self.live] for _ in self.profiles]
@@ -125,11 +128,15 @@ class EMA:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights; afterwards its own again, whatever happened."""
+        """Inside, the model has the averaged weights; afterwards its own again, whatever happened.
+
+        With sharded weights all ranks enter it together, and inside each has all of them to itself.
+        """
         kept = [p.detach().clone() for p in self.live]
         self._write(self.shadow)
         try:
-            yield
+            with self.gathered():
+                yield
         finally:
             self._write(kept)
 
@@ -139,9 +146,9 @@ class EMA:
             parameter.copy_(value)
 
     def averages(self) -> dict[str, Weights]:
-        """By profile, the weights by name; the model's own average first."""
+        """By profile, the weights by name; the model's own average first. Of shards all ranks make them together."""
         return {
-            str(profile): dict(zip(self.names, shadow, strict=True))
+            str(profile): dict(zip(self.names, map(_whole, shadow), strict=True))
             for profile, shadow in zip(self.profiles, self.shadows, strict=True)
         }
 
@@ -158,7 +165,26 @@ class EMA:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
         stored = [state["weights"], *state["others"].values()]
-        self.shadows = [[weights[name].clone() for name in self.names] for weights in stored]
+        pairs = list(zip(self.names, self.live, strict=True))
+        self.shadows = [[_like(live, weights[name]).clone() for name, live in pairs] for weights in stored]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Of a shard the whole tensor, on the CPU of rank 0, and an empty one elsewhere; any other as it is."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    whole = tensor.full_tensor()
+    return whole.cpu() if distributed.rank() == 0 else whole.new_empty(0, device="cpu")
+
+
+def _like(live: Tensor, whole: Tensor) -> Tensor:
+    """Of a whole tensor the shard that this rank has of the live one; the whole where that is."""
+    if not hasattr(live, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import DTensor, distribute_tensor  # takes a second, and few have shards
+
+    assert isinstance(live, DTensor)
+    return distribute_tensor(whole, live.device_mesh, live.placements, src_data_rank=None)
 
 
 def _listed(values: float | Sequence[float] | None) -> Sequence[float]:

@@ -1,6 +1,7 @@
 """The LightningModule: encode, condition, objective, log. The equations live in the parts it is given."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -8,12 +9,14 @@ import torch
 from torch import Tensor
 
 from denoiselab import distributed
+from denoiselab.backbones.layers import blocks
 from denoiselab.conditioning import Cond
 from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
 from denoiselab.objectives import Objective
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import SampleNoise, generator, reseed
+from denoiselab.sharding import gathered, shard
 from denoiselab.time_sampling import LossSecondMoment
 
 
@@ -50,7 +53,15 @@ class DiffusionSystem(pl.LightningModule):
         self.loss = torch.tensor(torch.nan)  # of the newest optimizer step, on this rank
         self._losses: list[Tensor] = []  # of the batches of the step that is being made
         self.validated_at = -1
+        self._sharded = False
         self.paused = 0.0  # seconds spent beside training, which its pace does not count
+
+    def configure_model(self) -> None:
+        """With trainer=fsdp, which has given us a mesh of devices, the weights and averages become shards, once."""
+        if self.device_mesh is not None and not self._sharded:
+            self._sharded = True
+            shard(self, blocks(self.pipeline.denoiser.backbone), "training_step", self.device_mesh["data_parallel"])
+            self.ema.bind(self.pipeline, partial(gathered, self))
 
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Cond]:
         return self.pipeline.codec.encode(to_float(batch["image"])), self.pipeline.conditioner(batch)

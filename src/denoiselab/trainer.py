@@ -8,9 +8,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.utils.checkpoint import checkpoint
 
+from denoiselab.backbones.layers import blocks
 from denoiselab.errors import ConfigError
 from denoiselab.system import DiffusionSystem
 
@@ -22,13 +23,18 @@ def trainer(
     gradient_checkpointing: bool = False,
     val_check_interval: int = 1000,
     accumulate_grad_batches: int = 1,
+    strategy: Any = "auto",
     callbacks: Sequence[pl.Callback] = (),
     logger: Any = False,
     **options: Any,
 ) -> pl.Trainer:
-    """A trainer that counts in optimizer steps, val_check_interval too; the rest are Lightning's options."""
+    """A trainer that counts in optimizer steps, val_check_interval too; the rest are Lightning's options.
+
+    strategy: "fsdp" is ours, any other Lightning's.
+    """
     return pl.Trainer(
         callbacks=[Speed(compile, channels_last, gradient_checkpointing), *callbacks],
+        strategy=FullySharded() if strategy == "fsdp" else strategy,
         accumulate_grad_batches=accumulate_grad_batches,
         val_check_interval=val_check_interval * accumulate_grad_batches,  # Lightning's are batches
         max_epochs=-1,  # the stream of batches never ends; max_steps does
@@ -42,6 +48,20 @@ def trainer(
         enable_model_summary=False,
         **options,
     )
+
+
+class FullySharded(ModelParallelStrategy):
+    """Weights, gradients, optimizer state and averages in shards over all devices; checkpoints are whole as ever.
+
+    It is the system that shards itself, see DiffusionSystem.configure_model. (Lightning's own FSDP needs CUDA.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
 
 
 class Speed(pl.Callback):
@@ -65,14 +85,9 @@ class Speed(pl.Callback):
             backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             pl_module.ema.bind(pl_module.pipeline)
         if self.gradient_checkpointing:
-            for block in _blocks(backbone):
+            for block in blocks(backbone):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if self.compile:
             if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
                 raise ConfigError("trainer.compile=true needs a C++ compiler, and there is none; install g++")
             backbone.compile()
-
-
-def _blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The members of the network's lists of layers."""
-    return [block for blocks in backbone.children() if isinstance(blocks, nn.ModuleList) for block in blocks]

@@ -38,6 +38,11 @@ def attention(qkv: Tensor, heads: int) -> Tensor:
     return nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
+def blocks(backbone: nn.Module) -> list[nn.Module]:
+    """The members of the network's lists of layers."""
+    return [block for layers in backbone.children() if isinstance(layers, nn.ModuleList) for block in layers]
+
+
 def zeroed(layer: nn.Module) -> nn.Module:
     """The layer with zero weights, so that the block it ends starts as the identity."""
     for parameter in layer.parameters():

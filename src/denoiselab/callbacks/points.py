@@ -1,6 +1,6 @@
 """Pictures of a model of points in the plane; points of more dimensions are brought back to it.
 
-All of them are drawn by the averaged weights, by rank 0 alone: no collective is involved.
+All of them are drawn by the averaged weights, by rank 0 alone.
 """
 
 from dataclasses import replace
@@ -58,11 +58,11 @@ class PointScatter(Periodic):
         self.n, self.seed, self.batch_size = n, seed, batch_size
 
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
-        if not trainer.is_global_zero:
-            return
         source, pipeline = _points(trainer), system.pipeline
         labels = balanced_labels(range(self.n), source.num_classes)
-        with system.ema.swapped():
+        with system.ema.swapped():  # all ranks, which may have to gather the weights
+            if not trainer.is_global_zero:
+                return
             made = list(pipeline.generate(system.recipe, range(self.n), labels, self.seed, self.batch_size))
         samples = source.in_plane(torch.cat([batch.images for batch in made]))
         picture = beside(source, samples, _labels(pipeline, labels))
@@ -96,10 +96,10 @@ class PointProcess(Periodic):
 
     @torch.no_grad()  # a schedule may have weights
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
-        if not trainer.is_global_zero:
-            return
         source, folder, step = _points(trainer), run_folder(trainer) / "samples", trainer.global_step
         with system.ema.swapped():
+            if not trainer.is_global_zero:
+                return
             generated, film = self.reverse(system, source)
             score = self.score(system.pipeline, source)
         said, schedule = caption(trainer, system, self.seed, generated.evaluations), system.pipeline.denoiser.schedule

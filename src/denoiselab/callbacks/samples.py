@@ -46,7 +46,7 @@ class SampleGrid(Periodic):
 class DenoisingStrip(Periodic):
     """A few samples on their way from noise to image: for each a row of x_t and, below, a row of the x0 predicted then.
 
-    To samples/denoising_<N>.png and the loggers' key "denoising". Rank 0 alone samples: no collective is involved.
+    To samples/denoising_<N>.png and the loggers' key "denoising". Rank 0 alone samples.
     """
 
     def __init__(self, n: int = 4, moments: int = 10, every: int | None = None, seed: int = 0) -> None:
@@ -54,8 +54,6 @@ class DenoisingStrip(Periodic):
         self.n, self.moments, self.seed = n, moments, seed
 
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
-        if not trainer.is_global_zero:
-            return
         pipeline, states, predictions = system.pipeline, [], []
 
         def watch(step: Step, prediction: Prediction) -> None:
@@ -66,7 +64,9 @@ class DenoisingStrip(Periodic):
 
         indices = range(self.n)
         labels = balanced_labels(indices, system.description["num_classes"])
-        with system.ema.swapped():
+        with system.ema.swapped():  # all ranks, which may have to gather the weights
+            if not trainer.is_global_zero:
+                return
             generated = pipeline.sample(system.recipe, indices, labels, self.seed, watch)
         picture = grid(_rows(states, predictions), len(states))
         write_png(picture, run_folder(trainer) / "samples" / f"denoising_{trainer.global_step}.png")

@@ -13,8 +13,9 @@ class Snapshots(Periodic):
     """ema/<step>.pt in the run's folder every so many optimizer steps, and at the end."""
 
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+        snapshots = system.ema.snapshots()  # of sharded weights all ranks make them together
         if trainer.is_global_zero:
             path = run_folder(trainer) / "ema" / f"{trainer.global_step}.pt"
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
-                torch.save([tuple(snapshot) for snapshot in system.ema.snapshots()], file)
+                torch.save([tuple(snapshot) for snapshot in snapshots], file)

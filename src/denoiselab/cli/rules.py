@@ -49,6 +49,10 @@ def _shares(cfg: DictConfig) -> int:
     return math.prod(n for n in counts if isinstance(n, int) and n > 0)
 
 
+def _sharded(cfg: DictConfig) -> bool:
+    return _part(cfg.get("trainer"), "strategy") == "fsdp"
+
+
 def _classifies(cfg: DictConfig) -> bool:
     return _is(cfg.get("loss"), "CrossEntropy")
 
@@ -227,6 +231,19 @@ RULES = (
     Rule(
         lambda cfg: _is(cfg.get("schedule"), *_TABLES) and cfg.schedule.get("T", 1) is None,
         "schedule.T=null, continuous time, is what linear and cosine have; take schedule.T=1000",
+    ),
+    Rule(
+        lambda cfg: _sharded(cfg) and _is(cfg.get("schedule"), "Learned"),
+        "schedule=learned has weights of a single number, which trainer=fsdp cannot share out; take trainer=ddp",
+    ),
+    Rule(
+        lambda cfg: _sharded(cfg) and bool(cfg.trainer.get("compile") or cfg.trainer.get("channels_last")),
+        "trainer.compile and trainer.channels_last change weights and kernels in ways that trainer=fsdp cannot follow; "
+        "take false for both, or trainer=ddp",
+    ),
+    Rule(
+        lambda cfg: _sharded(cfg) and str(cfg.trainer.get("precision")) in ("64-true", "64", "16-mixed", "16"),
+        "trainer.precision of trainer=fsdp is 32-true, bf16-mixed, bf16-true or 16-true; take one, or trainer=ddp",
     ),
     Rule(
         lambda cfg: _is(cfg.get("schedule"), "Learned") and cfg.schedule.start <= cfg.schedule.end,
