@@ -116,6 +116,15 @@ def test_the_best_figure_is_remembered_by_a_run_that_goes_on(tmp_path):
     assert steps(tmp_path) == {"last.ckpt": 4, "best.ckpt": 1, "previous.ckpt": 2}
 
 
+def test_the_previous_one_is_of_an_earlier_step_though_a_step_is_saved_again(tmp_path):
+    """A run that was killed at its last step does it once more, from the previous one, and may be killed again."""
+    fit(tiny_system(), tmp_path, steps=4, callbacks=[Checkpoint(every_n_train_steps=2)])
+    trainer = tiny_trainer(tmp_path, max_steps=4, val_check_interval=1000, callbacks=[Checkpoint()])
+    data, previous = ImageDataModule(Specks(), 8, 0), tmp_path / "checkpoints" / "previous.ckpt"
+    trainer.fit(tiny_system(), datamodule=data, ckpt_path=previous)
+    assert steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 2}
+
+
 class DiskIsFull(pl.Callback):
     """After a step, what is written to the temporary file goes to a device on which there is no space."""
 

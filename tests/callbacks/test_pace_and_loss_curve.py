@@ -3,6 +3,7 @@
 import csv
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from conftest import Projection, Specks, fit, tiny_system
 from denoiselab import progress
 from denoiselab.callbacks import Evaluate, LossCurve, Pace, Progress, loss_curve
 from denoiselab.metrics import Evaluation
+from denoiselab.optimizers import adamw
 
 
 class Losses(pl.Callback):
@@ -51,7 +53,8 @@ def table(folder: Path, column: str) -> dict[int, float]:
 
 
 def test_the_pace_is_logged_at_each_period_with_the_learning_rate_of_the_next_step(tmp_path):
-    fit(tiny_system(), tmp_path, steps=6, callbacks=[Pace(every=2), Slow()], logger=logger(tmp_path), batch_size=8)
+    system = tiny_system(optimizer=partial(adamw, lr=1e-2, warmup_steps=2, decay="cosine"))
+    fit(system, tmp_path, steps=6, callbacks=[Pace(every=2), Slow()], logger=logger(tmp_path), batch_size=8)
     rates = table(tmp_path, "train/images_per_second")
     assert set(rates) == {2, 4, 6}
     assert all(20 < rate < 8 / 0.05 for rate in rates.values()), "8 images in a twentieth of a second and a bit"

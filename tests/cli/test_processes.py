@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from omegaconf import OmegaConf
-from test_faults import SMALL, state, step_of
+from test_faults import SMALL, state, step_of, without_announcement
 
 from conftest import REPOSITORY
 from denoiselab.cli import ranks
@@ -75,7 +75,7 @@ def training(folder: Path, words: list[str], fault: Callable[[int, list[int]], N
     finally:
         if process.poll() is None:
             process.kill()
-    told = process.stderr.read().splitlines()
+    told = without_announcement(process.stderr.read()).splitlines()
     return Ended(process.returncode, told, seconds, step_of(folder), state(folder))
 
 
@@ -201,7 +201,7 @@ def test_processes_started_with_differing_words_are_stopped(tmp_path):
         started(tmp_path, words=("hydra.run.dir=run", f"optimizer.lr=0.00{rank + 1}"), **one_of_two(rank, port))
         for rank in range(2)
     ]
-    told = [process.communicate(timeout=120)[1] for process in pair]
+    told = [without_announcement(process.communicate(timeout=120)[1]) for process in pair]
     assert [process.returncode for process in pair] == [2, 2], told
     for line in told:
         assert line.startswith("train.py: the processes have different configurations (process 0: "), line

@@ -285,9 +285,9 @@ def test_no_checkpoint_and_no_figure_is_made_in_the_midst_of_the_first_step_afte
     saved: list[int] = []
 
     class Counting(Checkpoint):
-        def _save(self, trainer, name) -> None:
+        def _save(self, trainer, system, name) -> None:
             saved.append(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
-            super()._save(trainer, name)
+            super()._save(trainer, system, name)
 
     for steps, path in (4, None), (8, tmp_path / "checkpoints" / "last.ckpt"):
         system = tiny_system()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from denoiselab.callbacks.finite import diverged, finite
@@ -21,8 +22,8 @@ class Checkpoint(pl.Callback):
     """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and at the end; best.ckpt whenever
     `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
 
-    previous.ckpt is the last but one. Raises BrokenRunError where none can be written, and for weights that are NaN or
-    infinite, which take no good one's place.
+    previous.ckpt is the last one of an earlier step. Raises BrokenRunError where none can be written, and for weights
+    that are NaN or infinite, which take no good one's place.
     """
 
     def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "fid") -> None:
@@ -68,7 +69,7 @@ class Checkpoint(pl.Callback):
         try:
             trainer.save_checkpoint(new)  # all ranks take part; rank 0 writes
             if trainer.is_global_zero:
-                if name == "last.ckpt" and path.exists():
+                if name == "last.ckpt" and _step(path) not in (None, trainer.global_step):
                     _keep(path, path.with_name("previous.ckpt"))
                 os.replace(new, path)
         except OSError as error:
@@ -95,6 +96,13 @@ class Checkpoint(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def _step(path: Path) -> int | None:
+    """The step of a checkpoint on the disk; None where there is none, or a damaged one."""
+    with suppress(Exception):
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return None
 
 
 def _keep(path: Path, other: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from denoiselab import distributed
 from denoiselab.callbacks.logging import log_figures, run_folder
@@ -20,12 +21,14 @@ _TRY = "try a smaller optimizer.lr or trainer.gradient_clip_val, or more optimiz
 
 @torch.no_grad()
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every value is, by the largest of each tensor, which cannot overflow as a sum can.
+    """Whether every value is, on all ranks, by the largest of each tensor, which cannot overflow as a sum can.
 
     Waits for the device, once.
     """
-    some = [tensor for tensor in tensors if tensor.numel()]
-    return not some or bool(torch.stack(torch._foreach_norm(some, ord=math.inf)).isfinite().all())
+    mine = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    some = [tensor for tensor in mine if tensor.numel()]
+    bad = bool(some) and not torch.stack(torch._foreach_norm(some, ord=math.inf)).isfinite().all()
+    return not distributed.all_sum(torch.tensor(int(bad)))
 
 
 def diverged(trainer: pl.Trainer, step: int, what: str, way_out: str = "") -> BrokenRunError:
@@ -58,8 +61,7 @@ class Finite(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        bad = not finite(p.grad for p in parameters if p.grad is not None)
-        if not distributed.all_sum(torch.tensor(int(bad))):
+        if finite(p.grad for p in parameters if p.grad is not None):
             self.in_a_row = 0
             return
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None

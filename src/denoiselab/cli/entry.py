@@ -48,7 +48,7 @@ def main(command: str) -> None:
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
             check(command, arguments.overrides, arguments.multirun)
             if command == "train" and not arguments.multirun:
-                resume.compare(given, composed(command, arguments.overrides))
+                resume.compare(given, partial(composed, command, arguments.overrides))
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
         def task(cfg: DictConfig) -> Any:

@@ -7,7 +7,7 @@ is compared with the one in the checkpoint: what would make it another experimen
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -100,8 +100,8 @@ def identity(config: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()
 
 
-def compare(given: Sequence[str], now: DictConfig) -> None:
-    """What the words given would make of the run that they name, before anything is written into its folder.
+def compare(given: Sequence[str], now: Callable[[], DictConfig]) -> None:
+    """What the words given would make of the run that they name, if they do, before anything is written into it.
 
     Raises ConfigError if it would be another experiment, RunError if it is going on just now.
     """
@@ -109,7 +109,7 @@ def compare(given: Sequence[str], now: DictConfig) -> None:
     if run == "null":
         return
     state.check_idle(Path(run))
-    changes(_plain(OmegaConf.load(Path(run) / ".hydra" / "config.yaml")), _plain(now))
+    changes(_plain(OmegaConf.load(Path(run) / ".hydra" / "config.yaml")), _plain(now()))
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
