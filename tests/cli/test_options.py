@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -363,3 +364,17 @@ def test_the_readme_lists_every_option():
         axes = [axis.strip("` ") for axis in row.split(",")]
         for axis, words in zip(axes, listed.split(";"), strict=True):
             assert sorted(w.strip() for w in words.split(",")) == options(axis), axis
+
+
+def test_every_test_that_the_readme_names_is_there():
+    tests = CONF.parent / "tests"
+    table = (CONF.parent / "README.md").read_text().split("| fault | what happens | test |")[1].split("\n\n")[0]
+    rows, there = table.splitlines()[2:], ""
+    assert len(rows) > 15
+    for row in rows:
+        for named in re.findall(r"`([^`]+)`", row.rpartition("|")[0].rpartition("|")[2]):
+            path, _, test = named.rpartition("::") if ".py::" in named else ("", "", named)
+            if named.endswith(".py"):
+                path, test = named, ""
+            there = (tests / path).read_text() if path else there
+            assert re.search(f"def test_\\w*{test.strip('…').removeprefix('test_')}", there), f"{named} in {row}"

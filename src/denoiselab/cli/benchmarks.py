@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from denoiselab.callbacks import Pace, Progress
+from denoiselab.callbacks import Finite, Pace, Progress, Stop
 from denoiselab.cli import build, fit, loggers
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.data import ImageDataModule
@@ -37,11 +37,11 @@ class _Stopwatch(pl.Callback):
 
 
 def stack_seconds(folder: Path) -> float:
-    """A training step of the default experiment by Lightning, with EMA, progress, CSV and W&B logging."""
+    """A training step of the default experiment by Lightning, with EMA, checks of the gradients, progress, CSV and W&B logging."""
     words = [f"trainer.max_steps={WARM + STEPS}", "trainer=cpu", "trainer.val_check_interval=999"]
     cfg = composed("train", words)
     parts, watch = build.parts(cfg), _Stopwatch()
-    trainer = fit.make_trainer(cfg, folder, [Progress(), Pace(), watch])
+    trainer = fit.make_trainer(cfg, folder, [Finite(), Progress(), Pace(), Stop(), watch])
     trainer.loggers = made = loggers.loggers(cfg, folder, "benchmark", {}, "benchmark")
     data = ImageDataModule(parts.source, cfg.batch_size, cfg.seed)
     trainer.fit(fit.make_system(cfg, parts), datamodule=data)
