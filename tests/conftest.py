@@ -221,5 +221,8 @@ def float64():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first."""
+    """Quick tests first. Those of a file stay together in one of pytest's processes, as they share fixtures."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    for item in items:
+        kind = "slow" if item.get_closest_marker("slow") else "quick"
+        item.add_marker(pytest.mark.xdist_group(f"{kind} {item.path.stem}"))

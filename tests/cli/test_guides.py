@@ -83,7 +83,8 @@ def test_a_run_of_the_other_kind_is_no_guide(classifier, model):
     with pytest.raises(RunError, match="is a classifier"):
         guides.weak_model(classifier)
     with pytest.raises(RunError, match="makes no images"):
-        runs.given(OmegaConf.create({"run": classifier, "analytic": None, "checkpoint": "last", "device": "cpu"}))
+        given = {"run": classifier, "analytic": None, "checkpoint": "last", "device": "cpu", "ema": None}
+        runs.given(OmegaConf.create(given))
 
 
 def test_a_guide_without_a_run_is_refused_with_what_to_give():

@@ -277,8 +277,10 @@ def test_the_table_of_refusals_in_the_readme_is_what_the_command_prints():
 @pytest.mark.parametrize("option", options("trainer"))
 def test_each_trainer_is_built_or_refused_for_want_of_its_device(option, tmp_path):
     cfg = composed("train", [f"trainer={option}"])
-    if option in ("gpu", "ddp") and not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="No supported gpu"):
+    kind = {"gpu": "gpu", "ddp": "gpu", "fsdp": "gpu", "slurm": "gpu", "mps": "mps"}.get(option)
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind is not None and not there[kind]:
+        with pytest.raises(ConfigError, match=r"No supported gpu|MPSAccelerator"):
             fit.make_trainer(cfg, tmp_path, [])
     else:
         assert fit.make_trainer(cfg, tmp_path, []).max_steps == 800

@@ -37,7 +37,7 @@ class _Stopwatch(pl.Callback):
 
 
 def stack_seconds(folder: Path) -> float:
-    """A training step of the default experiment by Lightning, with EMA, checks of the gradients, progress, CSV and W&B logging."""
+    """A training step of the default experiment by Lightning, with EMA, checks, progress, CSV and W&B logging."""
     words = [f"trainer.max_steps={WARM + STEPS}", "trainer=cpu", "trainer.val_check_interval=999"]
     cfg = composed("train", words)
     parts, watch = build.parts(cfg), _Stopwatch()

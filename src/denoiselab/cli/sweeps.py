@@ -53,7 +53,11 @@ def check_folder(hydra: DictConfig, overrides: Sequence[str]) -> None:
     if (folder / _WORDS).exists():
         _hold(folder)
         if studies.searches(hydra):
-            studies.check(folder / _WORDS, hydra, overrides)
+            try:
+                studies.check(folder / _WORDS, hydra, overrides)
+            except UserError:
+                _started.pop(folder).close()
+                raise
 
 
 def _hold(folder: Path) -> None:
