@@ -264,3 +264,8 @@ def test_several_averages_are_saved_and_go_on():
     again.update()
     for a, b in zip(ema.averages().values(), again.averages().values(), strict=True):
         assert all(map(torch.equal, a.values(), b.values()))
+
+
+def test_an_average_that_is_given_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"decay=0.9, decay=0.9 are not all different"):
+        EMA([0.9, 0.9])

@@ -8,16 +8,13 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from denoiselab.files import replacing
+from denoiselab.files import replacing, step_of
 
 
 def kept(path: Path) -> str:
     """In words, that this checkpoint is there to go on from, or is not."""
-    try:
-        step = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except Exception:
-        return "no checkpoint had been written"
-    return f"{os.path.relpath(path)} of step {step} is good"
+    step = step_of(path)
+    return "no checkpoint had been written" if step is None else f"{os.path.relpath(path)} of step {step} is good"
 
 
 class WholeFiles(CheckpointIO):

@@ -97,6 +97,9 @@ class EMA:
         self.profiles: list[Profile] = [*map(Exponential, _listed(decay)), *map(Power, _listed(sigma_rel))]
         if not self.profiles:
             raise ConfigError("ema needs a profile; take ema.decay=0.999, or ema=none for the weights as they are")
+        names = list(map(str, self.profiles))
+        if len(set(names)) < len(names):
+            raise ConfigError(f"ema: {', '.join(names)} are not all different; give each average once")
         self.snapshot_every = snapshot_every
         self.updates = 0
         self.names: list[str] = []

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -21,6 +21,15 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint, without reading its weights; None where there is none, or a damaged one."""
+    import torch
+
+    with suppress(Exception):
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return None
 
 
 def _flush(path: Path) -> None:

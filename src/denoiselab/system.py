@@ -84,7 +84,8 @@ class DiffusionSystem(pl.LightningModule):
     def drawn(self, draw: Callable[..., Tensor], rng: torch.Generator, n: int, *shape: int) -> Tensor:
         """This rank's rows, (n, ...), of what `draw` makes for the global batch."""
         ranks = self.trainer.world_size
-        return draw(n * ranks, *shape, generator=rng, device=self.device)[self.global_rank :: ranks]
+        every = draw(n * ranks, *shape, generator=rng, device=self.device)
+        return every[self.global_rank :: ranks].clone() if ranks > 1 else every  # the others' rows go at once
 
     def times(self, n: int, batch_idx: int) -> tuple[Tensor, Tensor]:
         """The times of the global batch, and this rank's part of them: (n,); on the CPU, which has float64."""

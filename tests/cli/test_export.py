@@ -115,11 +115,13 @@ def test_a_program_loads_the_file_in_two_lines_and_without_lightning(run, moved)
     assert not lightning
 
 
-def altered(file: Path, **changes) -> None:
-    """The same weights with other metadata."""
+def altered(file: Path, sealed: bool = False, **changes) -> None:
+    """The same weights with other metadata; sealed: as if export.py had written them."""
     with safe_open(file, "np") as opened:
-        told = opened.metadata()
-    save_file(load_file(file), file, {**told, **changes})
+        told = {**opened.metadata(), **changes}
+    if sealed:
+        told["sha256"] = exports._digest(load_file(file), told)
+    save_file(load_file(file), file, told)
 
 
 def with_target(file: Path, axis: str, target: str) -> None:
@@ -139,12 +141,17 @@ SPOILED = {
     "cut": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "is damaged or no safetensors file"),
     "emptied": (lambda file: file.write_bytes(b""), "is damaged or no safetensors file"),
     "another kind": (lambda file: torch.save({}, file), "is damaged or no safetensors file"),
-    "a bit": (flip_a_bit, "its weights are not those that were exported"),
+    "a bit": (flip_a_bit, "does not hold what was exported"),
     "foreign": (lambda file: save_file(load_file(file), file), "is not of denoiselab"),
     "newer": (lambda file: altered(file, denoiselab="2"), "is of format 2, and this denoiselab reads 1"),
     "half told": (lambda file: altered(file, config="{"), "its metadata are not whole"),
-    "other network": (lambda file: altered(file, image_shape="[3, 8, 8]"), "of another version"),
+    "other network": (lambda file: altered(file, sealed=True, image_shape="[3, 8, 8]"), "of another version"),
     "a command": (lambda file: with_target(file, "codec", "os.system"), "wants os.system called"),
+    "a training": (
+        lambda file: with_target(file, "schedule", "denoiselab.selftest.train"),
+        "wants denoiselab.selftest",
+    ),
+    "an edit": (lambda file: altered(file, step="7"), "does not hold what was exported"),
     "a hidden one": (lambda file: with_target(file, "data", "denoiselab.files.os.system"), "wants denoiselab.files.os"),
     "nowhere": (lambda file: with_target(file, "codec", "my_codecs.Own"), "needs my_codecs.Own, which is not here"),
     "a detour": (lambda file: altered(file, config='{"codec": "${evil}"}'), "is not resolved"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
@@ -380,3 +380,12 @@ def test_every_test_that_the_readme_names_is_there():
                 path, test = named, ""
             there = (tests / path).read_text() if path else there
             assert re.search(f"def test_\\w*{test.strip('…').removeprefix('test_')}", there), f"{named} in {row}"
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_what_an_experiment_says_holds(option):
+    own = OmegaConf.load(CONF / "experiment" / f"{option}.yaml")
+    cfg, said = composed("train", [f"experiment={option}"]), dict(checks._leaves(OmegaConf.create(own or {})))
+    for key, value in said.items():
+        if not key.startswith(("defaults", "hydra")):
+            assert OmegaConf.select(cfg, key) == value, key

@@ -238,6 +238,19 @@ def test_processes_that_would_each_make_a_folder_are_refused(place, words, multi
         ranks.to_start(OmegaConf.create({"trainer": {"strategy": "auto", "devices": 1}}))
 
 
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp"])
+def test_two_devices_are_two_processes_whatever_the_strategy_is_called(strategy):
+    """Lightning would take two by itself, and run the command line again for the second."""
+    assert (
+        ranks.to_start(OmegaConf.create({"trainer": {"strategy": strategy, "devices": 2, "accelerator": "cpu"}})) == 2
+    )
+
+
+def test_several_machines_need_someone_to_start_their_processes():
+    with pytest.raises(ConfigError, match="num_nodes=2 takes torchrun or srun"):
+        ranks.to_start(OmegaConf.create({"trainer": {"strategy": "ddp", "devices": 2, "num_nodes": 2}}))
+
+
 def test_a_batch_script_of_slurm_is_no_task_of_several(monkeypatch):
     """SLURM tells it of the tasks too, but of no step; simulated by its variables."""
     for key, value in task_of_two(0, "0").items():

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -22,11 +23,12 @@ from typing import NamedTuple
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from conftest import fit, tiny_system
 from denoiselab.cli import main, resume, state
 from denoiselab.cli.entry import CONF
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, RunError
 from denoiselab.selftest import compared, compared_logs, figures
 from denoiselab.selftest import stopped as stopped_from_outside
 from denoiselab.selftest import train as train_outside
@@ -366,6 +368,62 @@ def test_what_would_be_another_experiment_is_refused_and_the_folder_stays_as_it_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["schedule=linear"], "has a run in it already; add resume=true"),
+        (["schedule=linear", "resume=true"], "this would be another one"),
+    ],
+)
+def test_a_start_in_the_folder_of_another_run_is_refused_and_the_folder_stays_as_it_was(words, told, run):
+    was = contents(run)
+    said = train(*TINY, *words, f"hydra.run.dir={run}")
+    assert said.status == 2
+    assert told in said.err
+    assert contents(run) == was
+
+
+@pytest.mark.slow
+def test_fewer_steps_than_are_done_are_refused_also_for_a_run_that_has_not_finished(run):
+    (run / "run.json").write_text(json.dumps({"status": "interrupted"}))
+    was = contents(run)
+    said = train(f"run={run}", "resume=true", "trainer.max_steps=4")
+    assert said.status == 2
+    assert "has done its 6 steps; for more take trainer.max_steps=12" in said.err
+    assert {name: bits for name, bits in contents(run).items() if ".hydra" not in name} == {
+        name: bits for name, bits in was.items() if ".hydra" not in name
+    }
+
+
+def test_a_trial_or_a_job_of_a_sweep_goes_on_by_itself(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(["hparams_search=optuna", "hydra.mode=MULTIRUN", "seed=2"], tmp_path / ".hydra" / "overrides.yaml")
+    words = resume.words([f"run={tmp_path}", "resume=true"], multirun=False)
+    assert words == ["seed=2", "resume=true", "hydra.mode=RUN", f"hydra.run.dir='{tmp_path}'"]
+
+
+def test_the_average_weights_alone_are_nothing_to_train_on():
+    with pytest.raises(RunError, match="has the averaged weights alone"):
+        resume.words(["run=model.safetensors", "resume=true"], multirun=False)
+
+
+def test_a_process_that_was_forked_does_not_keep_a_run_locked(tmp_path):
+    """As a worker which reads images does that outlives a run that was killed."""
+    with state.running(tmp_path, "identity"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        with pytest.raises(RunError, match="is a run that is going on"):
+            state.check_idle(tmp_path)
+    try:
+        state.check_idle(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.slow
 def test_what_only_changes_how_a_run_is_looked_at_is_listed(run):
     said = gone_on(
         run, "trainer.max_steps=8", "sampler.steps=1", "callbacks.samples.n=2", "trainer.val_check_interval=4"
@@ -466,7 +524,7 @@ def test_the_words_of_a_run_are_kept_but_not_how_it_was_gone_on_with(tmp_path):
     saved = ["schedule=linear", "seed=3", "resume=true", "checkpoint=best"]
     (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in saved))
     words = resume.words([f"run={tmp_path}", "resume=true", "seed=4"], multirun=False)
-    assert words == ["schedule=linear", "resume=true", "seed=4", f"hydra.run.dir='{tmp_path}'"]
+    assert words == ["schedule=linear", "resume=true", "seed=4", "hydra.mode=RUN", f"hydra.run.dir='{tmp_path}'"]
 
 
 def table(folder: Path, *lines: str) -> Path:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -400,6 +401,28 @@ def test_a_sweep_s_folder_in_which_another_process_works_is_refused(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RunError, match="is a sweep that is going on in another process"):
             check("train", ["seed=0,1", f"hydra.sweep.dir={tmp_path}"], multirun=True)
+
+
+@pytest.mark.slow
+def test_a_combination_that_comes_twice_is_run_once(tmp_path, capsys):
+    sweep = tmp_path / "twice"
+    status, out, _ = train("-m", *POINTS.split(), "seed=0,0", f"hydra.sweep.dir={sweep}", seen=capsys)
+    assert (status, jobs(sweep)) == (0, ["0"])
+    assert "1 of 1 jobs finished" in out
+    assert not (sweep / "0" / "error.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_that_comes_when_a_job_has_no_step_left_stops_the_sweep_after_it(tmp_path, capsys, monkeypatch):
+    from denoiselab.callbacks import LossCurve
+
+    monkeypatch.setattr(LossCurve, "on_train_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    sweep = tmp_path / "stopped"
+    status, _, err = train("-m", *POINTS.split(), "seed=0,1", f"hydra.sweep.dir={sweep}", seen=capsys)
+    assert status == 143
+    assert "SIGTERM: this job had come to its end, and the sweep stops after it" in err
+    assert jobs(sweep) == ["0"]
+    assert state(sweep / "0")["status"] == "finished"
 
 
 @pytest.mark.parametrize("word", ["optimizer.lr=0.1", "schedule=linear", "+optimizer.lr=0.1"])

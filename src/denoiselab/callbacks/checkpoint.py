@@ -1,6 +1,7 @@
 """Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by the newest evaluation's figure."""
 
 import itertools
+import math
 import os
 import shutil
 from contextlib import suppress
@@ -8,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from denoiselab.callbacks.finite import diverged, finite
 from denoiselab.callbacks.logging import due, run_folder
 from denoiselab.errors import BrokenRunError
-from denoiselab.files import replacing
+from denoiselab.files import replacing, step_of
 from denoiselab.system import DiffusionSystem
 
 
@@ -54,7 +54,7 @@ class Checkpoint(pl.Callback):
         if self.monitor not in system.figures or system.figures["step"] == self._judged_at:
             return
         self._judged_at, value = system.figures["step"], system.figures[self.monitor]
-        if self.best is None or value < self.best:
+        if self.best is None or math.isnan(self.best) or value < self.best:
             self.best = value
             self._save(trainer, system, "best.ckpt")
 
@@ -69,7 +69,7 @@ class Checkpoint(pl.Callback):
         try:
             trainer.save_checkpoint(new)  # all ranks take part; rank 0 writes
             if trainer.is_global_zero:
-                if name == "last.ckpt" and _step(path) not in (None, trainer.global_step):
+                if name == "last.ckpt" and step_of(path) not in (None, trainer.global_step):
                     _keep(path, path.with_name("previous.ckpt"))
                 os.replace(new, path)
         except OSError as error:
@@ -96,13 +96,6 @@ class Checkpoint(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-
-
-def _step(path: Path) -> int | None:
-    """The step of a checkpoint on the disk; None where there is none, or a damaged one."""
-    with suppress(Exception):
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    return None
 
 
 def _keep(path: Path, other: Path) -> None:

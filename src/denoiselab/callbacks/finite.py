@@ -52,10 +52,10 @@ class Finite(pl.Callback):
     def __init__(self, on_nan: str = "stop", patience: int = 20) -> None:
         self.on_nan, self.patience = on_nan, patience
         self.skipped = self.in_a_row = 0
-        self._told = 0
+        self._told, self._judged_at = 0, -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._told = self.skipped
+        self._told, self._judged_at = self.skipped, trainer.global_step
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -78,6 +78,9 @@ class Finite(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, DiffusionSystem)
+        if trainer.global_step == self._judged_at:
+            return  # several batches may belong to one step
+        self._judged_at = trainer.global_step
         if not finite(pl_module.ema.live):
             raise diverged(trainer, trainer.global_step, "the weights are NaN or infinite")
         if self.skipped > self._told:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from denoiselab import distributed
+from denoiselab.callbacks.logging import due
 from denoiselab.errors import RunError
 from denoiselab.randomness import generator
 from denoiselab.system import DiffusionSystem
@@ -25,6 +26,7 @@ class RankSafety(pl.Callback):
 
     def __init__(self, every: int = 100) -> None:
         self.every = every
+        self._compared_at = -1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size == 1:
@@ -43,7 +45,8 @@ class RankSafety(pl.Callback):
             raise _together(f"processes draw the same noise ({_of(drawn)}); each has to have a rank of its own")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.world_size > 1 and trainer.global_step % self.every == 0:
+        if trainer.world_size > 1 and due(trainer, self.every) and trainer.global_step != self._compared_at:
+            self._compared_at = trainer.global_step  # several batches may belong to one step
             self.compare(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

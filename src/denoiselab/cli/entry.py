@@ -37,7 +37,7 @@ def main(command: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are; they are told here
     try:
         parser = get_args_parser()
-        parser.error = lambda message: _stop(f"{message}; --help shows what there is")  # type: ignore[method-assign]
+        parser.error = lambda message: _stop(f"{message}; flags such as -m come first, --help shows what there is")  # type: ignore[method-assign]
         arguments = parser.parse_args()
         given = list(arguments.overrides)
         if command == "train":
@@ -47,7 +47,7 @@ def main(command: str) -> None:
             run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
             check(command, arguments.overrides, arguments.multirun)
-            if command == "train" and not arguments.multirun:
+            if command == "train" and not arguments.multirun and ranks.rank() == 0 and not ranks.started_here():
                 resume.compare(given, partial(composed, command, arguments.overrides))
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
@@ -146,7 +146,7 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
             checks.check_words(words, CONF, once)
             for told in rules.advice(once(words)):
                 said.setdefault(told)
-    for told in said:
+    for told in said if ranks.rank() == 0 and not ranks.started_here() else ():
         print(f"{command}: note: {told}", file=sys.stderr)
     if sweep is not None:
         sweeps.check_folder(sweep, overrides)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import time
 import warnings
 from functools import partial
@@ -24,12 +25,18 @@ from denoiselab.cli.build import Parts
 from denoiselab.cli.train import Resumed
 from denoiselab.data import ImageDataModule
 from denoiselab.errors import ConfigError, Interrupted
+from denoiselab.files import step_of
 from denoiselab.progress import console
 from denoiselab.system import DiffusionSystem
 
 
-def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = None) -> float | None:
-    """Trains, leaves all that it made in the run's folder, and returns the headline figure for a search."""
+def fit(
+    cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = None
+) -> tuple[float | None, Signals | None]:
+    """Trains and leaves all that it made in the run's folder.
+
+    Returns the headline figure, for a search, and the signal that asked it to stop when it had no steps left to stop.
+    """
     quiet()
     hydra = HydraConfig.get()
     system = make_system(cfg, parts)
@@ -46,6 +53,8 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = N
         callbacks["checkpoint"] = callbacks.pop("checkpoint")
     choices = {k: v for k, v in hydra.runtime.choices.items() if v is not None and "/" not in k and "@" not in k}
     group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else choices["experiment"]
+    if resumed and resumed.wandb_group:
+        group = resumed.wandb_group  # a job of a sweep may go on by itself
     stop = Stop()
     trainer = make_trainer(cfg, folder, [*callbacks.values(), stop])
     part = batch_part(cfg.batch_size, trainer)
@@ -69,13 +78,15 @@ def fit(cfg: DictConfig, parts: Parts, folder: Path, resumed: Resumed | None = N
             raise _interrupted(trainer, stop.asked, folder) from error
         raise
     loggers.close(made, exit_code=0)
-    return figure
+    return figure, stop.asked
 
 
 def _interrupted(trainer: pl.Trainer, asked: Signals, folder: Path) -> Interrupted:
-    where = os.path.relpath(folder)
-    told = f"{asked.name}: stopped at step {trainer.global_step}; python train.py run={where} resume=true goes on"
-    return Interrupted(told, 128 + asked)
+    step, where = step_of(folder / "checkpoints" / "last.ckpt"), shlex.quote(os.path.relpath(folder))
+    told = f"stopped at step {trainer.global_step}"
+    if step is None or step < trainer.global_step:
+        told += f", and the last checkpoint is {'none' if step is None else f'of step {step}'}"
+    return Interrupted(f"{asked.name}: {told}; python train.py run={where} resume=true goes on", 128 + asked)
 
 
 def make_system(cfg: DictConfig, parts: Parts) -> DiffusionSystem:

@@ -17,10 +17,17 @@ class Model(NamedTuple):
     about: dict[str, Any]
 
 
-def load(run: str | Path, checkpoint: str = "last", device: str | torch.device = "cpu", **ema: float) -> Model:
+def load(
+    run: str | Path,
+    checkpoint: str = "last",
+    device: str | torch.device = "cpu",
+    decay: float | None = None,
+    sigma_rel: float | None = None,
+) -> Model:
     """The model of a run's folder, or of a file that export.py has made of one.
 
-    `ema` is another average than the run's own, decay=... or sigma_rel=... Raises RunError.
+    decay or sigma_rel: another average than the run's own. Raises RunError.
     """
-    pipeline, config, about = runs.load(str(run), checkpoint, torch.device(device), ema)
+    average = {"decay": decay, "sigma_rel": sigma_rel}
+    pipeline, config, about = runs.load(str(run), checkpoint, torch.device(device), average)
     return Model(pipeline, build.recipe(config), about)

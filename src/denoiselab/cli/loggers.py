@@ -1,5 +1,6 @@
 """Loggers of a run: metrics.csv in its folder always, and W&B as the configuration says."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from denoiselab.cli.build import plain
+from denoiselab.cli.resume import ASIDE
 from denoiselab.cli.train import Resumed
 
 
@@ -23,8 +25,10 @@ def loggers(
 
     A run that goes on does so in its table and its W&B run.
     """
+    if getattr(rank_zero_only, "rank", 0):
+        return [CSVLogger(folder, name="", version="")]  # of the other ranks, which write nothing
     made: list[Logger] = [_table(folder)]
-    if cfg.logger and not getattr(rank_zero_only, "rank", 0):
+    if cfg.logger:
         import wandb
 
         # The run is opened here, not by Lightning, whose offline=True would change WANDB_MODE for the whole process.
@@ -50,13 +54,14 @@ def loggers(
 
 def _table(folder: Path) -> CSVLogger:
     """metrics.csv, which Lightning would begin anew."""
-    path = folder / "metrics.csv"
-    kept = path.read_text() if path.exists() else ""
-    path.unlink(missing_ok=True)
+    path, aside = folder / "metrics.csv", folder / ASIDE
+    if path.exists():
+        os.replace(path, aside)
     table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)
-    if kept:
-        table.experiment.metrics_keys = kept.splitlines()[0].split(",")
-        path.write_text(kept)
+    if aside.exists():
+        with aside.open() as file:
+            table.experiment.metrics_keys = file.readline().rstrip("\n").split(",")
+        os.replace(aside, path)
     return table
 
 
@@ -71,5 +76,5 @@ def close(made: list[Logger], exit_code: int, preempted: bool = False) -> None:
 
 def config_of(made: list[Logger]) -> dict[str, Any]:
     """What a checkpoint should remember of the loggers, to go on with the same W&B run."""
-    ids = [logger.experiment.id for logger in made if isinstance(logger, WandbLogger)]
-    return {"wandb_id": ids[0]} if ids else {}
+    runs = [logger.experiment for logger in made if isinstance(logger, WandbLogger)]
+    return {"wandb_id": runs[0].id, "wandb_group": runs[0].group} if runs else {}

@@ -90,8 +90,13 @@ def to_start(cfg: DictConfig) -> int:
     several = str(cfg.trainer.get("strategy")).startswith(("ddp", "fsdp"))
     if (by := starter()) is not None and not several:
         raise ConfigError(f"{by} has started several processes, of which this trainer takes one; take trainer=ddp")
-    if started_here() or by is not None or not several:
+    if started_here() or by is not None:
         return 0
+    if cfg.trainer.get("num_nodes", 1) > 1:
+        raise ConfigError(
+            f"trainer.num_nodes={cfg.trainer.num_nodes} takes torchrun or srun to start the other nodes' processes; "
+            "start it by one of them, or leave it out"
+        )
     return count(cfg.trainer.get("devices"), str(cfg.trainer.get("accelerator")))
 
 
@@ -114,8 +119,8 @@ def count(devices: Any, accelerator: str) -> int:
     )
 
 
-def launch(n: int, words: Sequence[str], folder: Path) -> None:
-    """Trains in n processes with these overrides. Returns when all have ended well.
+def launch(n: int, words: Sequence[str], folder: Path) -> signal.Signals | None:
+    """Trains in n processes with these overrides. Returns when all have ended well, with a signal that came too late.
 
     A signal goes to the first process, which stops all of them between two steps; a second Ctrl-C ends them at once.
     When one fails the others are stopped, and its error is raised: RunError for a slip, BrokenRunError for what broke,
@@ -145,6 +150,7 @@ def launch(n: int, words: Sequence[str], folder: Path) -> None:
             _end(processes)
         if first is not None:
             raise _error(first, processes[first].returncode, Path(failures), asked)
+        return signal.Signals(asked[0]) if asked else None
 
 
 def _free_port() -> int:
@@ -211,6 +217,8 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 def _error(first: int, code: int, failures: Path, asked: list[int]) -> BaseException:
     """What the first process that failed has died of."""
     _, kind, message = _told(failures, first)
+    if kind == _STOPPED and (said := _told(failures, 0))[1] == _STOPPED:
+        message = said[2]  # it is the first process that writes the checkpoint
     if asked or kind == _STOPPED:
         number = signal.Signals(asked[0]) if asked else signal.SIGTERM
         when = "stopped at once, without a checkpoint" if len(asked) > 1 else "stopped before training began"

@@ -7,6 +7,7 @@ is compared with the one in the checkpoint: what would make it another experimen
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +20,13 @@ from denoiselab.errors import ConfigError, RunError
 from denoiselab.files import replacing
 
 # What may be another when a run goes on: where and how it runs, what is looked at and what is kept.
-_TRAINER = ("max_steps", "accelerator", "devices", "strategy", "num_nodes", "val_check_interval", "log_every_n_steps")
+_TRAINER = (
+    *("max_steps", "accelerator", "devices", "strategy", "num_nodes", "val_check_interval", "log_every_n_steps"),
+    *("gradient_checkpointing", "deterministic"),
+)
 _LOOKED_AT = ("sampler", "spacing", "threshold", "guidance", "metrics", "likelihood", "callbacks", "logger", "float64")
-FREE = (*(f"trainer.{key}" for key in _TRAINER), *_LOOKED_AT, "num_workers", "cache")
+FREE = (*(f"trainer.{key}" for key in _TRAINER), *_LOOKED_AT, "num_workers", "cache", "data.root")
+ASIDE = "metrics.csv.kept"  # while Lightning's logger is made, which would delete it
 SILENT = ("run", "resume", "checkpoint")  # how the command line names the run is no part of it
 
 
@@ -49,8 +54,10 @@ def words(given: Sequence[str], multirun: bool) -> list[str]:
     folder = Path(run)
     later = [word for word in given if pair(word)[0] != "run"]
     saved, key = (_of_sweep(folder, later), "hydra.sweep.dir") if multirun else (_of_run(folder), "hydra.run.dir")
-    kept = [word for word in saved if pair(word)[0] not in {*SILENT, *(pair(w)[0] for w in later)}]
-    return [*kept, *later, f"{key}='{folder}'"]
+    own = {*SILENT, *(pair(w)[0] for w in later), *(() if multirun else ("hparams_search", "hydra.mode"))}
+    kept = [word for word in saved if pair(word)[0] not in own]
+    single = [] if multirun else ["hydra.mode=RUN"]  # a trial, or a job of an experiment that is a sweep
+    return [*kept, *later, *single, f"{key}='{folder}'"]
 
 
 def asked(given: Sequence[str]) -> bool:
@@ -59,6 +66,8 @@ def asked(given: Sequence[str]) -> bool:
 
 
 def _of_run(folder: Path) -> list[str]:
+    if folder.suffix == ".safetensors":
+        raise RunError(f"run={folder} has the averaged weights alone; to train on, take the folder of its run")
     if (folder / "multirun.yaml").exists():
         raise RunError(f"run={folder} is a sweep's folder; add -m to go on with its jobs")
     path = folder / ".hydra" / "overrides.yaml"
@@ -105,11 +114,15 @@ def compare(given: Sequence[str], now: Callable[[], DictConfig]) -> None:
 
     Raises ConfigError if it would be another experiment, RunError if it is going on just now.
     """
-    run = dict(map(pair, given)).get("run", "null")
-    if run == "null":
+    own = dict(map(pair, given))
+    named = own.get("run", "null") != "null"
+    folder = Path(own["run"] if named else own.get("hydra.run.dir", os.devnull))
+    if not named and not any((folder / "checkpoints").glob("*.ckpt")):
         return
-    state.check_idle(Path(run))
-    changes(_plain(OmegaConf.load(Path(run) / ".hydra" / "config.yaml")), _plain(now()))
+    state.check_idle(folder)
+    if not asked(given):
+        raise ConfigError(f"{folder} has a run in it already; add resume=true to go on with it, or give another")
+    changes(_plain(OmegaConf.load(folder / ".hydra" / "config.yaml")), _plain(now()))
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
@@ -161,6 +174,9 @@ def validated(saved: dict[str, Any]) -> bool:
 
 def cut(table: Path, step: int, validated: bool = True) -> None:
     """metrics.csv as it was when the checkpoint of this step was written: what followed will be logged again."""
+    aside = table.with_name(ASIDE)
+    if aside.exists():
+        os.replace(aside, table)
     if not table.exists():
         return
     with table.open(newline="") as file:

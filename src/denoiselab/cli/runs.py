@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from denoiselab.data.source import to_float
 from denoiselab.denoiser import Denoiser
 from denoiselab.ema import Weights
 from denoiselab.errors import ConfigError, RunError
-from denoiselab.files import replacing
+from denoiselab.files import replacing, step_of
 from denoiselab.pipeline import Pipeline
 from denoiselab.progress import console
 
@@ -88,6 +87,8 @@ def load(
     """
     if exports.is_export(folder):
         return _exported(folder, checkpoint, on, average)
+    if not Path(folder).is_dir():
+        raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/default/<date>_<time>")
     path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
     state = read(path)
     name, weights = averages.chosen(state["ema"], Path(folder), average)
@@ -145,11 +146,8 @@ def _short(error: Exception) -> str:
 
 def _others(path: Path) -> str:
     """The checkpoints beside a bad one that can be read, newest first."""
-    found = []
-    for other in set(path.parent.glob("*.ckpt")) - {path}:
-        with suppress(Exception):
-            state = torch.load(other, map_location="cpu", weights_only=True, mmap=True)
-            found.append((int(state["global_step"]), other.stem))
+    others = set(path.parent.glob("*.ckpt")) - {path}
+    found = [(step, other.stem) for other in others if (step := step_of(other)) is not None]
     return (
         "; there is " + " and ".join(f"checkpoint={name} of step {step}" for step, name in sorted(found)[::-1])
         if found

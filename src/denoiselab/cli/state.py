@@ -53,6 +53,7 @@ def running(folder: Path, identity: str) -> Iterator[None]:
     """
     with (folder / ".lock").open("a+") as lock:
         _take(lock, folder)
+        os.register_at_fork(after_in_child=lock.close)  # a worker that outlives a killed run must not hold its lock
         write(folder, status="running", identity=identity, process=os.getpid(), host=socket.gethostname(), error=None)
         try:
             yield

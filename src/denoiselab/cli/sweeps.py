@@ -4,8 +4,8 @@ All that is said is read from the disk, since the jobs may run in other processe
 """
 
 import fcntl
-import json
 import os
+import shlex
 import sys
 import threading
 import traceback
@@ -20,8 +20,8 @@ from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import resume, studies
-from denoiselab.errors import BrokenRunError, RunError, UserError
+from denoiselab.cli import resume, state, studies
+from denoiselab.errors import BrokenRunError, ConfigError, RunError, UserError
 from denoiselab.files import replacing
 
 ERROR = "error.txt"  # in the folder of a job that has failed
@@ -119,6 +119,11 @@ def surviving(work: Callable[[], Any]) -> Any:
     """One job's work; a failure is told at once and kept in its folder, and None is its result."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    try:
+        state.check_idle(folder)
+    except RunError as error:  # by another process, whose folder it is
+        print(f"left out: {error}", file=sys.stderr, flush=True)
+        return None
     (folder / ERROR).unlink(missing_ok=True)
     try:
         figure = work()
@@ -142,6 +147,11 @@ def launched() -> Iterator[None]:
     except Exception as error:
         if str(error) == studies.NONE_ENDED:
             raise BrokenRunError("no trial of the study came to a figure") from error
+        if "srun" in str(error) and "slurm" in str(error):
+            raise ConfigError(
+                "hydra/launcher=submitit_slurm hands jobs to SLURM, which is not on this machine; take "
+                "hydra/launcher=submitit_local or joblib"
+            ) from error
         if type(error).__module__.partition(".")[0] in ("joblib", "submitit", "sqlalchemy"):
             said = str(error).splitlines()[:1] or [""]
             raise BrokenRunError(f"the sweep broke off: {type(error).__name__}: {said[0]}") from error
@@ -177,16 +187,25 @@ def conclude() -> int:
     trains = OmegaConf.load(folder / _WORDS).hydra.job.config_name == "train"
     left = [job for job in jobs if trains and job not in failed and _status(job) != "finished"]
     lines = [f"{len(jobs) - len(failed) - len(left)} of {len(jobs)} jobs finished"]
-    lines += [f"  failed: {_line(job)}" for job in failed] + [f"  not finished: {_near(job)}" for job in left]
-    if failed or left:
-        lines.append(f"to go on with those: {Path(sys.argv[0]).name} -m run={_near(folder)} resume=true")
+    lines += [f"  failed: {_line(job)}" for job in failed]
+    lines += [f"  {_why_not(job)}: {_near(job)}" for job in left]
+    if trains and (failed or left):
+        lines.append(f"to go on with those: python train.py -m run={shlex.quote(_near(folder))} resume=true")
     print("\n".join(lines))
     return 1 if failed else 0
 
 
 def _status(job: Path) -> str | None:
-    path = job / "run.json"
-    return json.loads(path.read_text())["status"] if path.exists() else None
+    return state.read(job).get("status")
+
+
+def _why_not(job: Path) -> str:
+    """What is the matter with a job that has not finished."""
+    try:
+        state.check_idle(job)
+    except RunError:
+        return f"still running, as process {state.read(job).get('process')}"
+    return "not finished"
 
 
 def _line(job: Path) -> str:

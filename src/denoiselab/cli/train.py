@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from signal import Signals
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from denoiselab.cli import build, faults, ranks, resume, runs, state
-from denoiselab.errors import ConfigError, RunError
+from denoiselab.errors import ConfigError, Interrupted, RunError
 from denoiselab.progress import console
 
 
@@ -23,6 +24,7 @@ class Resumed(NamedTuple):
     step: int
     validated: bool  # at that step, where that is due
     wandb_id: str | None
+    wandb_group: str | None
     changed: list[str]  # in the configuration since
 
 
@@ -35,18 +37,22 @@ def run(cfg: DictConfig) -> float | None:
         raise ConfigError(f"this machine has no {kind} that torch can use; take trainer=auto or trainer=cpu")
     if cfg.data.get("root") is not None:
         cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
-    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.resume and (figure := _finished(cfg, folder)) is not None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN and (figure := _finished(cfg, folder)) is not None:
         return figure
     if ranks.rank() > 0 or ranks.started_here():
         with ranks.telling():
-            return _train(cfg, folder, _resumed(cfg, folder))
+            return _train(cfg, folder, _resumed(cfg, folder))[0]
     resumed = _resumed(cfg, folder)  # what is refused here leaves run.json as it was
     with state.running(folder, resume.identity(build.plain(cfg))):
         n = ranks.to_start(cfg)
         if n < 2:
-            return _train(cfg, folder, resumed)
-        ranks.launch(n, _words(cfg), folder)
-        return _figure(folder)
+            figure, asked = _train(cfg, folder, resumed)
+        else:
+            asked = ranks.launch(n, _words(cfg), folder)
+            figure = _figure(folder)
+    if asked and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise Interrupted(f"{asked.name}: this job had come to its end, and the sweep stops after it", 128 + asked)
+    return figure
 
 
 def _figure(folder: Path) -> float:
@@ -67,7 +73,7 @@ def _finished(cfg: DictConfig, folder: Path) -> float | None:
     return _figure(folder)
 
 
-def _train(cfg: DictConfig, folder: Path, resumed: Resumed | None) -> float | None:
+def _train(cfg: DictConfig, folder: Path, resumed: Resumed | None) -> tuple[float | None, Signals | None]:
     if resumed and ranks.rank() == 0:
         told = f"going on at step {resumed.step} of {cfg.trainer.max_steps}"
         console.print(told, *resumed.changed, sep="\n  ", highlight=False)
@@ -101,11 +107,19 @@ def _resumed(cfg: DictConfig, folder: Path) -> Resumed | None:
     about, step = saved["denoiselab"], int(saved["global_step"])
     changed = resume.changes(about["config"], build.plain(cfg))
     if step >= cfg.trainer.max_steps:
-        if state.read(folder).get("status") == "finished":
+        finished = state.read(folder).get("status") == "finished"
+        if finished or cfg.trainer.max_steps < about["config"]["trainer"]["max_steps"]:
             raise RunError(f"{folder} has done its {step} steps; for more take trainer.max_steps={2 * step}")
         # It was killed when all was done but its last figures, and those need a step before them.
         path = path.with_name("previous.ckpt")
         if not path.exists():
             return None
         saved = runs.read(path)
-    return Resumed(path, int(saved["global_step"]), resume.validated(saved), about.get("wandb_id"), changed)
+    return Resumed(
+        path,
+        int(saved["global_step"]),
+        resume.validated(saved),
+        about.get("wandb_id"),
+        about.get("wandb_group"),
+        changed,
+    )

@@ -13,6 +13,14 @@ _BUILT = ("codec", "conditioning", "backbone", "schedule", "parameterization", "
 _SAMPLED = ("spacing", "sampler", "threshold", "guidance")
 
 
+# Where these are defined: a configuration of ours calls nothing else to build and to sample.
+_PARTS = (
+    *("codecs", "conditioning", "backbones", "schedules", "parameterizations", "data", "spacings", "samplers"),
+    *("thresholding", "guidance", "cli.guides"),
+)
+_HOMES = tuple(f"denoiselab.{part}" for part in _PARTS)
+
+
 def check(path: Path, config: dict[str, Any], unresolved: dict[str, Any]) -> None:
     """What a file's configuration would have called to build its model and to sample from it. Raises RunError."""
     if "${" in json.dumps(config):
@@ -35,9 +43,10 @@ def _targets(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_part(target: str, path: Path) -> bool:
-    """Whether it is defined in denoiselab, or is a class derived from one of these or from torch's modules."""
+    """Whether it is a part of ours, or a class derived from one or from torch's modules."""
     try:
         found = get_object(target)
     except Exception as error:
         raise RunError(f"{path} needs {target}, which is not here; put its module beside train.py") from error
-    return any(kind.__module__.startswith(("denoiselab.", "torch.nn.")) for kind in getattr(found, "__mro__", [found]))
+    homes = {kind.__module__ for kind in getattr(found, "__mro__", [found])}
+    return any(home == part or home.startswith(f"{part}.") for home in homes for part in (*_HOMES, "torch.nn"))

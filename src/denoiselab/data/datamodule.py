@@ -5,6 +5,7 @@ k B ... (k + 1) B - 1, whatever the epochs' borders, and rank r of w takes every
 resumed run sees what the uninterrupted one would have seen, and the global batches do not depend on the device count.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TypeVar, final
@@ -141,9 +142,16 @@ class ImageDataModule(LightningDataModule):
             collate_fn=_whole,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_deaf,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each pass over the loader draws from torch's global generator
         )
+
+
+def _deaf(worker: int) -> None:
+    """Signals are the trainer's to answer: a worker that died of one would break off the step."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _whole(batch: _T) -> _T:
