@@ -68,11 +68,12 @@ class DiffusionSystem(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         reseed(self.device, self.seed, "dropout", batch_idx, self.global_rank)
-        rng, n = generator(self.seed, "train", batch_idx, device=self.device), len(batch["image"])
+        rng, n = generator(self.seed, "train", batch_idx, 0, device=self.device), len(batch["image"])
         if self.flip:
             batch = batch | {"image": _flipped(batch["image"], self.drawn(torch.rand, rng, n))}
         x0, cond = self.encode(batch)
-        cond = self.pipeline.conditioner.dropped(cond, self.drawn(torch.rand, rng, n))
+        if self.pipeline.conditioner.drop:
+            cond = self.pipeline.conditioner.dropped(cond, self.drawn(torch.rand, rng, n))
         eps = self.drawn(torch.randn, rng, *x0.shape).to(x0.dtype)
         times, t = self.times(len(x0), batch_idx)
         losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)

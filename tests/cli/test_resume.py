@@ -410,10 +410,13 @@ def test_the_average_weights_alone_are_nothing_to_train_on():
 def test_a_process_that_was_forked_does_not_keep_a_run_locked(tmp_path):
     """As a worker which reads images does that outlives a run that was killed."""
     with state.running(tmp_path, "identity"):
+        told, tell = os.pipe()
         child = os.fork()
         if not child:
+            os.write(tell, b"1")
             time.sleep(60)
             os._exit(0)
+        os.read(told, 1)
         with pytest.raises(RunError, match="is a run that is going on"):
             state.check_idle(tmp_path)
     try:

@@ -39,7 +39,7 @@ class RankSafety(pl.Callback):
                 f"the processes have different configurations ({_of(configurations)}); start them with the same words, "
                 "and hydra.run.dir among them"
             )
-        rng = generator(pl_module.seed, "train", 0, device=pl_module.device)
+        rng = generator(pl_module.seed, "train", 0, 0, device=pl_module.device)
         drawn = distributed.gather(str(pl_module.drawn(torch.randn, rng, 1, 4).tolist()))
         if len(set(drawn)) < len(drawn):
             raise _together(f"processes draw the same noise ({_of(drawn)}); each has to have a rank of its own")
