@@ -5,7 +5,10 @@ Its presence puts tests/ on the path, so that test files can import it, and shar
 
 import copy
 import logging
-from collections.abc import Sequence
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import multiprocessing as mp
 
 from denoiselab import schedules
 from denoiselab.backbones import MLP, UNet
@@ -178,6 +182,35 @@ def tiny_trainer(folder: Path, **changes: Any) -> "Trainer":
         "default_root_dir": folder,
     }
     return trainer(**options | changes)
+
+
+PATIENCE = 200  # seconds
+
+
+def two_ranks(work: Callable[[int, Path], None], folder: Path) -> list[dict[str, Any]]:
+    """What work(rank, folder) has saved as rank_<rank>.pt in two processes, which Lightning takes for its ranks.
+
+    Processes that wait for one another for longer than PATIENCE are ended.
+    """
+    processes, until = mp.spawn(_a_rank, (work, folder, free_port()), nprocs=2, join=False), time.monotonic() + PATIENCE
+    while not processes.join(timeout=1):
+        if time.monotonic() > until:
+            for process in processes.processes:
+                process.kill()
+            pytest.fail(f"the two processes were still waiting for one another after {PATIENCE} s")
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _a_rank(rank: int, work: Callable[[int, Path], None], folder: Path, port: int) -> None:
+    place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {key: str(value) for key, value in place.items()}
+    work(rank, folder)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def composed(words: str, folder: Path) -> "DictConfig":

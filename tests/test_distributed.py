@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from conftest import (
     tiny_recipe,
     tiny_system,
     tiny_trainer,
+    two_ranks,
     weights,
 )
 from denoiselab import distributed
@@ -201,15 +201,8 @@ def test_collect_puts_rows_where_they_belong_in_one_process_too():
     assert distributed.collect(torch.tensor([10, 11, 12]), [2, 0, 1], 3).tolist() == [11, 12, 10]
 
 
-def a_training_rank(rank: int, folder: Path, port: int) -> None:
+def a_training_rank(rank: int, folder: Path) -> None:
     """A rank of Lightning's own DDP: four steps with pictures and figures, then validation."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-    }
     import pytorch_lightning as pl
 
     from denoiselab.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
@@ -275,11 +268,7 @@ def validated(test: int, folder: Path, **trainer: Any) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def trained_ranks(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("training")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(a_training_rank, (folder, port), nprocs=2)
-    return folder, [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+    return folder, two_ranks(a_training_rank, folder)
 
 
 @pytest.mark.slow

@@ -1,17 +1,13 @@
 """Two real processes over gloo that share out the weights train what DDP trains, in half of the memory."""
 
-import os
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch import multiprocessing as mp
 
-from conftest import Projection, Specks, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, weights
+from conftest import Projection, Specks, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, two_ranks, weights
 from denoiselab.cli import ranks
 from denoiselab.cli.entry import composed
 from denoiselab.ema import EMA
@@ -77,14 +73,7 @@ def slope(pipeline, x: Tensor) -> Tensor:
         return torch.autograd.grad(pipeline.denoiser(x, torch.full((len(x),), 0.5), cond).x0.square().sum(), x)[0]
 
 
-def a_rank(rank: int, folder: Path, port: int) -> None:
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-    }
+def a_rank(rank: int, folder: Path) -> None:
     from denoiselab.data import ImageDataModule
 
     found: dict[str, Any] = {"validated": [], "figures": []}
@@ -132,18 +121,8 @@ def looked_at(system, trainer, rank: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
-    """Ranks that wait for one another for ever are ended, and fail."""
     folder = tmp_path_factory.mktemp("fsdp")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes, until = mp.spawn(a_rank, (folder, port), nprocs=2, join=False), time.monotonic() + PATIENCE
-    while not processes.join(timeout=1):
-        if time.monotonic() > until:
-            for process in processes.processes:
-                process.kill()
-            pytest.fail("the processes wait for one another")
-    return folder, [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+    return folder, two_ranks(a_rank, folder)
 
 
 def read(path: Path) -> dict[str, Any]:

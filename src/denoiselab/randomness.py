@@ -1,6 +1,6 @@
 """Explicit randomness: every random draw is a function of named keys, never of what was drawn before.
 
-A training step's noise depends on (seed, "train", batch, 0), generated image i on (seed, "sample", i), and on
+A training step's noise depends on (seed, "train", batch), generated image i on (seed, "sample", i), and on
 nothing else. So evaluation never disturbs training, a resumed run draws what the uninterrupted one would have drawn,
 and an image does not depend on batch size, device count or order.
 """

@@ -68,7 +68,8 @@ class DiffusionSystem(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         reseed(self.device, self.seed, "dropout", batch_idx, self.global_rank)
-        rng, n = generator(self.seed, "train", batch_idx, 0, device=self.device), len(batch["image"])
+        n = len(batch["image"])
+        rng = generator(self.seed, "train", batch_idx, 0, device=self.device)  # rank 0's, which all share
         if self.flip:
             batch = batch | {"image": _flipped(batch["image"], self.drawn(torch.rand, rng, n))}
         x0, cond = self.encode(batch)

@@ -1,31 +1,21 @@
 """Two real processes over gloo that do not agree: each way stops both, with the reason."""
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_finite import Holes
-from torch import multiprocessing as mp
 
-from conftest import fit, tiny_system, weights
+from conftest import fit, tiny_system, two_ranks, weights
 from denoiselab.callbacks.ranks import checksum
 from denoiselab.errors import UserError
 
 CASES = ("config", "noise", "weights", "average", "nan", "nan skipped", "agree")
 
 
-def a_rank(rank: int, folder: Path, port: int) -> None:
+def a_rank(rank: int, folder: Path) -> None:
     """Trains in each of the cases; what stops it, and the weights after each step, go to a file."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-    }
     import pytorch_lightning as pl
 
     from denoiselab.callbacks import Checkpoint, Finite, RankSafety
@@ -74,11 +64,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(folder) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(a_rank, (folder, port), nprocs=2)
-    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+    return two_ranks(a_rank, folder)
 
 
 def saved_step(run: Path) -> int | None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 from test_faults import SMALL, state, step_of, without_announcement
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, free_port
 from denoiselab.cli import ranks
 from denoiselab.errors import BrokenRunError, ConfigError, Interrupted, RunError
 
@@ -138,12 +137,6 @@ def started(folder: Path, *command: str, words: tuple[str, ...] = (), **variable
     )
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def one_of_two(rank: int, port: str) -> dict[str, str]:
     """What torchrun tells a process."""
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
@@ -173,7 +166,7 @@ def finished_once(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_starts_one_run_of_two_processes_in_one_folder(tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
     process = started(tmp_path, *launcher, words=("hydra.run.dir=run",))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -185,7 +178,7 @@ def test_torchrun_starts_one_run_of_two_processes_in_one_folder(tmp_path):
 @pytest.mark.slow
 def test_two_tasks_of_srun_are_one_run_in_one_folder(tmp_path):
     """SLURM is simulated by its variables."""
-    port = free_port()
+    port = str(free_port())
     tasks = [started(tmp_path, words=("hydra.run.dir=run",), **task_of_two(rank, port)) for rank in range(2)]
     told = [task.communicate(timeout=120)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], told
@@ -196,7 +189,7 @@ def test_two_tasks_of_srun_are_one_run_in_one_folder(tmp_path):
 
 @pytest.mark.slow
 def test_processes_started_with_differing_words_are_stopped(tmp_path):
-    port = free_port()
+    port = str(free_port())
     pair = [
         started(tmp_path, words=("hydra.run.dir=run", f"optimizer.lr=0.00{rank + 1}"), **one_of_two(rank, port))
         for rank in range(2)

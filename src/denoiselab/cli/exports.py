@@ -57,7 +57,7 @@ def _metadata(path: Path) -> dict[str, str]:
         with safe_open(path, "np") as file:
             told = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged or no safetensors file ({_short(error)})") from error
+        raise RunError(f"{path} is damaged or no safetensors file ({short(error)})") from error
     if "denoiselab" not in told:
         raise RunError(f"{path} is not of denoiselab: its metadata say nothing of a configuration; {_MADE}")
     if told["denoiselab"] != FORMAT:
@@ -69,7 +69,7 @@ def _parsed(path: Path, told: dict[str, str]) -> dict[str, Any]:
     try:
         return {key: told[key] for key in _TEXT} | {key: json.loads(told[key]) for key in _JSON}
     except (KeyError, ValueError) as error:
-        raise RunError(f"{path} is damaged: its metadata are not whole ({_short(error)}); {_MADE}") from error
+        raise RunError(f"{path} is damaged: its metadata are not whole ({short(error)}); {_MADE}") from error
 
 
 def read(path: str | Path) -> tuple["Weights", dict[str, Any]]:
@@ -96,5 +96,6 @@ def _digest(weights: "Weights", told: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """An error of somebody else's, in a few words."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

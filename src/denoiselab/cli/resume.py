@@ -26,6 +26,7 @@ _TRAINER = (
 )
 _LOOKED_AT = ("sampler", "spacing", "threshold", "guidance", "metrics", "likelihood", "callbacks", "logger", "float64")
 FREE = (*(f"trainer.{key}" for key in _TRAINER), *_LOOKED_AT, "num_workers", "cache", "data.root")
+SWEEP = "multirun.yaml"  # in a sweep's folder: what it was started with
 ASIDE = "metrics.csv.kept"  # while Lightning's logger is made, which would delete it
 SILENT = ("run", "resume", "checkpoint")  # how the command line names the run is no part of it
 
@@ -68,7 +69,7 @@ def asked(given: Sequence[str]) -> bool:
 def _of_run(folder: Path) -> list[str]:
     if folder.suffix == ".safetensors":
         raise RunError(f"run={folder} has the averaged weights alone; to train on, take the folder of its run")
-    if (folder / "multirun.yaml").exists():
+    if (folder / SWEEP).exists():
         raise RunError(f"run={folder} is a sweep's folder; add -m to go on with its jobs")
     path = folder / ".hydra" / "overrides.yaml"
     if not path.exists():
@@ -78,17 +79,14 @@ def _of_run(folder: Path) -> list[str]:
 
 def _of_sweep(folder: Path, later: Sequence[str]) -> list[str]:
     """The words of a sweep, and those that say how it was launched and searched, unless another way is now."""
-    path = folder / "multirun.yaml"
+    path = folder / SWEEP
     if not path.exists():
         raise RunError(f"run={folder} is no sweep's folder: it has no multirun.yaml; leave out -m to go on with a run")
     hydra = OmegaConf.load(path).hydra
-    overrides = hydra.overrides
-    swept = {pair(word)[0] for word in overrides.task if _several(word)} | set(
-        OmegaConf.select(hydra, "sweeper.params") or {}
-    )
+    overrides, several = hydra.overrides, swept(folder)
     for word in later:
         key = pair(word)[0]
-        fixed = not (key in (*SILENT, *swept, "trainer") or key.startswith("hydra") or free(key) or _several(word))
+        fixed = not (key in (*SILENT, *several, "trainer") or key.startswith("hydra") or free(key) or _several(word))
         if fixed and word not in overrides.task:
             raise ConfigError(
                 f"{word} would make other experiments of the jobs of run={folder}; leave it out, or start a new sweep"
@@ -96,6 +94,15 @@ def _of_sweep(folder: Path, later: Sequence[str]) -> list[str]:
     ways = [way for way in ("launcher", "sweeper") if f"hydra/{way}" not in {pair(word)[0] for word in later}]
     kept = tuple(f"hydra{mark}{way}" for way in ways for mark in "/.")
     return [*map(str, overrides.task), *(str(word) for word in overrides.hydra if str(word).startswith(kept))]
+
+
+def swept(folder: Path) -> set[str]:
+    """The keys of which a sweep, by its folder, has several values; none where that is no sweep's."""
+    if not (folder / SWEEP).exists():
+        return set()
+    hydra = OmegaConf.load(folder / SWEEP).hydra
+    searched = OmegaConf.select(hydra, "sweeper.params") or {}
+    return {pair(word)[0] for word in map(str, hydra.overrides.task) if _several(word)} | set(searched)
 
 
 def _several(word: str) -> bool:

@@ -122,7 +122,7 @@ def _built(about: dict[str, Any], weights: Weights, path: Path) -> tuple[Pipelin
         pipeline = build.pipeline(cfg, tuple(about["image_shape"]), about["num_classes"])
         pipeline.load_state_dict(weights)
     except Exception as error:
-        raise RunError(f"{path} is of another version of denoiselab ({_short(error)}){_others(path)}") from error
+        raise RunError(f"{path} is of another version of denoiselab ({exports.short(error)}){_others(path)}") from error
     return pipeline, cfg
 
 
@@ -134,14 +134,10 @@ def read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise RunError(f"{path} is damaged or no checkpoint ({_short(error)}){_others(path)}") from error
+        raise RunError(f"{path} is damaged or no checkpoint ({exports.short(error)}){_others(path)}") from error
     if not isinstance(state, dict) or not {"denoiselab", "ema", "global_step"} <= set(state):
         raise RunError(f"{path} is not a checkpoint of denoiselab{_others(path)}")
     return state
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def _others(path: Path) -> str:

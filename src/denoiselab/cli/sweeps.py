@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +24,6 @@ from denoiselab.errors import BrokenRunError, ConfigError, RunError, UserError
 from denoiselab.files import replacing
 
 ERROR = "error.txt"  # in the folder of a job that has failed
-_WORDS = "multirun.yaml"  # in the sweep's: what it was started with
 _started: dict[Path, TextIO] = {}  # the folder of the sweep that this process has started, and its lock
 _watcher: list[threading.Thread] = []
 _ended = threading.Event()
@@ -38,7 +36,7 @@ class Jobs(Callback):
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         _hold(folder)
-        OmegaConf.save(config, folder / _WORDS)
+        OmegaConf.save(config, folder / resume.SWEEP)
         if studies.searches(config.hydra):
             studies.prepare(config.hydra)
         if "submitit" in config.hydra.launcher._target_:  # its jobs speak to files of their own
@@ -50,11 +48,11 @@ class Jobs(Callback):
 def check_folder(hydra: DictConfig, overrides: Sequence[str]) -> None:
     """Raises RunError for a sweep's folder that another process works in, ConfigError for that of another study."""
     folder = Path(hydra.sweep.dir)
-    if (folder / _WORDS).exists():
+    if (folder / resume.SWEEP).exists():
         _hold(folder)
         if studies.searches(hydra):
             try:
-                studies.check(folder / _WORDS, hydra, overrides)
+                studies.check(folder / resume.SWEEP, hydra, overrides)
             except UserError:
                 _started.pop(folder).close()
                 raise
@@ -78,7 +76,7 @@ def folder_of(sweep: str, number: int, words: Sequence[str]) -> str:
     So a sweep that goes on finds its jobs, though more of them have come between, and none is written over. The words
     are left in a new one, for whoever asks next.
     """
-    swept = _swept(Path(sweep))
+    swept = resume.swept(Path(sweep))
     wanted = _told(words, swept)
     for path in sorted(Path(sweep).glob("*/.hydra/overrides.yaml")):
         if _told(list(map(str, OmegaConf.load(path))), swept) == wanted:
@@ -97,16 +95,6 @@ def folder_of(sweep: str, number: int, words: Sequence[str]) -> str:
 
 
 OmegaConf.register_new_resolver("job_folder", folder_of, replace=True)
-
-
-def _swept(sweep: Path) -> set[str]:
-    """The keys of which a sweep has several values."""
-    path = sweep / _WORDS
-    if not path.exists():
-        return set()
-    hydra = OmegaConf.load(path).hydra
-    words = OverridesParser.create().parse_overrides([str(word) for word in hydra.overrides.task])
-    return {word.key_or_group for word in words if word.is_sweep_override()} | set(hydra.sweeper.params or {})
 
 
 def _told(words: Sequence[str], swept: set[str]) -> list[str]:
@@ -184,7 +172,7 @@ def conclude() -> int:
     lock.close()
     jobs = sorted({path.parent for name in (".hydra", ERROR) for path in folder.glob(f"*/{name}")}, key=_place)
     failed = [job for job in jobs if (job / ERROR).exists()]
-    trains = OmegaConf.load(folder / _WORDS).hydra.job.config_name == "train"
+    trains = OmegaConf.load(folder / resume.SWEEP).hydra.job.config_name == "train"
     left = [job for job in jobs if trains and job not in failed and _status(job) != "finished"]
     lines = [f"{len(jobs) - len(failed) - len(left)} of {len(jobs)} jobs finished"]
     lines += [f"  failed: {_line(job)}" for job in failed]
@@ -192,7 +180,7 @@ def conclude() -> int:
     if trains and (failed or left):
         lines.append(f"to go on with those: python train.py -m run={shlex.quote(_near(folder))} resume=true")
     print("\n".join(lines))
-    return 1 if failed else 0
+    return 1 if failed or left else 0
 
 
 def _status(job: Path) -> str | None:
@@ -211,7 +199,8 @@ def _why_not(job: Path) -> str:
 def _line(job: Path) -> str:
     """A job's folder, what is its own among the words of the sweep, and why it failed."""
     words = [str(word) for word in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
-    own = " ".join(word for word in words if resume.pair(word)[0] in _swept(job.parent))
+    swept = resume.swept(job.parent)
+    own = " ".join(word for word in words if resume.pair(word)[0] in swept)
     return f"{_near(job)}{f' ({own})' if own else ''}: {(job / ERROR).read_text().splitlines()[0]}"
 
 

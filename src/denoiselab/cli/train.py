@@ -112,7 +112,10 @@ def _resumed(cfg: DictConfig, folder: Path) -> Resumed | None:
             raise RunError(f"{folder} has done its {step} steps; for more take trainer.max_steps={2 * step}")
         # It was killed when all was done but its last figures, and those need a step before them.
         path = path.with_name("previous.ckpt")
-        if not path.exists():
+        again = runs.read(path)["global_step"] if path.exists() else 0
+        if not ranks.started_here():
+            console.print(f"it was killed before its last figures, and does its steps from {again} on once more")
+        if not again:
             return None
         saved = runs.read(path)
     return Resumed(
