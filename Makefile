@@ -8,7 +8,7 @@ train: setup
 	$(BIN)/python train.py
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # two processes of tests share the cores
 
 lint: setup
 	$(BIN)/ruff check
