@@ -26,7 +26,7 @@ from denoiselab.data.points import Points
 from denoiselab.data.source import InMemory, Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.guidance import ClassifierFree, Guidance
-from denoiselab.metrics import Extractor
+from denoiselab.metrics import Extractor, Looked
 from denoiselab.parameterizations import V
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.samplers import DDIM, Sampler
@@ -74,7 +74,7 @@ class Specks(Source):
 class Projection(Extractor):
     """A fixed random linear map of the pixels, in float64."""
 
-    name = "projection"
+    name, digest = "projection", "0" * 16
 
     def __init__(self, dim: int = 6, pixels: int = 16) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ class Projection(Extractor):
         weight = torch.randn(pixels, dim, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
         self.weight = nn.Parameter(weight, requires_grad=False)
 
-    def features(self, images: Tensor) -> Tensor:
-        return images.flatten(1).double() / 255 @ self.weight
+    def look(self, images: Tensor) -> Looked:
+        return Looked(images.flatten(1).double() / 255 @ self.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images)

@@ -34,9 +34,9 @@ class Counting(Projection):
 
     seen = 0
 
-    def features(self, images):
+    def look(self, images):
         self.seen += len(images)
-        return super().features(images)
+        return super().look(images)
 
 
 @pytest.fixture

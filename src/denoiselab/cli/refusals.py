@@ -28,6 +28,7 @@ AXES = (
     "backbone",
     "data",
     "metrics",
+    "extractor",
     "likelihood",
     "callbacks",
 )

@@ -24,7 +24,10 @@ _TRAINER = (
     *("max_steps", "accelerator", "devices", "strategy", "num_nodes", "val_check_interval", "log_every_n_steps"),
     *("gradient_checkpointing", "deterministic"),
 )
-_LOOKED_AT = ("sampler", "spacing", "threshold", "guidance", "metrics", "likelihood", "callbacks", "logger", "float64")
+_LOOKED_AT = (
+    *("sampler", "spacing", "threshold", "guidance", "float64"),
+    *("metrics", "extractor", "likelihood", "callbacks", "logger"),
+)
 FREE = (*(f"trainer.{key}" for key in _TRAINER), *_LOOKED_AT, "num_workers", "cache", "data.root")
 SWEEP = "multirun.yaml"  # in a sweep's folder: what it was started with
 ASIDE = "metrics.csv.kept"  # while Lightning's logger is made, which would delete it

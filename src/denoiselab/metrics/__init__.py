@@ -2,7 +2,7 @@
 
 from denoiselab.metrics.classifier import Classifier, trained_classifier
 from denoiselab.metrics.evaluation import Evaluation
-from denoiselab.metrics.extractor import Extractor
+from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.metrics.likelihood import LikelihoodEvaluation
 from denoiselab.metrics.moments import Moments, frechet_distance
 from denoiselab.metrics.points import PointEvaluation, sliced_wasserstein
@@ -12,6 +12,7 @@ __all__ = [
     "Evaluation",
     "Extractor",
     "LikelihoodEvaluation",
+    "Looked",
     "Moments",
     "PointEvaluation",
     "frechet_distance",

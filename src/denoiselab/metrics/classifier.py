@@ -16,15 +16,18 @@ from torch.nn import functional as nnf
 from denoiselab.data.source import Source, to_float
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.cache import cached
-from denoiselab.metrics.extractor import Extractor
+from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.progress import track
 from denoiselab.randomness import generator, seed_for
 
+MIDDLE = 6  # parts of the body that come before the features at quarter resolution
 RECIPE = "cnn-3: 64 features, AdamW 2e-3 one-cycle, batch 64, shifts of up to 1/8, label smoothing 0.1"
 
 
 class Classifier(Extractor):
     """Convolutions at full, half and quarter resolution, mean over positions, 64 features, class scores."""
+
+    knows_classes = True
 
     def __init__(self, shape: tuple[int, ...], num_classes: int, width: int = 32, dim: int = 64) -> None:
         super().__init__()
@@ -48,22 +51,27 @@ class Classifier(Extractor):
             nn.Linear(16 * width, dim),
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(dim, num_classes))
-        self.name = "untrained"
+        self.name = self.digest = "untrained"
         self.test_accuracy = math.nan
 
-    def features(self, images: Tensor) -> Tensor:
-        return self.body(to_float(images))
+    def look(self, images: Tensor) -> Looked:
+        """The spatial features are 8 of the 64 channels at quarter resolution."""
+        middle = self.body[:MIDDLE](to_float(images))
+        features = self.body[MIDDLE:](middle)
+        return Looked(features, middle[:, :8].flatten(1), self.head(features))
 
-    def scores(self, features: Tensor) -> Tensor:
-        """(B, dim) -> class scores (B, num_classes)."""
-        return self.head(features)
+
+def _scores(classifier: Classifier, images: Tensor) -> Tensor:
+    logits = classifier.look(images).logits
+    assert logits is not None
+    return logits
 
 
 @torch.inference_mode()
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
     right = 0
     for i, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        right += int((classifier.scores(classifier.features(i)).argmax(1) == truth).sum())
+        right += int((_scores(classifier, i).argmax(1) == truth).sum())
     return right / len(images)
 
 
@@ -85,7 +93,7 @@ def trained_classifier(source: Source, cache: Path | str) -> Classifier:
         classifier = Classifier(source.shape, source.num_classes)
     classifier.load_state_dict(state["weights"])
     digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in state["weights"].values())).hexdigest()
-    classifier.name = f"{source.name}-classifier-{digest[:8]}"
+    classifier.name, classifier.digest = f"{source.name}-classifier-{digest[:8]}", digest[:16]
     classifier.test_accuracy = state["test_accuracy"]
     return classifier.eval().requires_grad_(False)
 
@@ -107,8 +115,7 @@ def _train(source: Source) -> dict[str, Any]:
                 order = torch.randperm(len(data), generator=rng)[: len(data) // batch_size * batch_size]
                 for indices in order.split(batch_size):
                     images = _shifted(data.__getitems__(indices.tolist())["image"], rng)
-                    scores = classifier.scores(classifier.features(images))
-                    loss = nnf.cross_entropy(scores, labels[indices], label_smoothing=0.1)
+                    loss = nnf.cross_entropy(_scores(classifier, images), labels[indices], label_smoothing=0.1)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()

@@ -13,7 +13,7 @@ from denoiselab.data.source import ImageSet, Source
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.cache import cached
 from denoiselab.metrics.classifier import Classifier
-from denoiselab.metrics.extractor import Extractor
+from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.metrics.moments import Moments, frechet_distance
 from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
 from denoiselab.progress import track
@@ -51,13 +51,13 @@ class Evaluation:
     def _moments(self, images: ImageSet, indices: Sequence[int], batch_size: int = 500) -> Moments:
         moments = Moments(self.extractor.dim)
         for start in range(0, len(indices), batch_size):
-            moments.update(self.features(images.__getitems__(indices[start : start + batch_size])["image"]))
+            moments.update(self.look(images.__getitems__(indices[start : start + batch_size])["image"]).features)
         return moments
 
     @torch.inference_mode()
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """images: uint8 (B, C, H, W) -> (B, dim)."""
-        return self.extractor.features(images.to(next(self.extractor.parameters(), images).device))
+    def look(self, images: torch.Tensor) -> Looked:
+        """images: uint8 (B, C, H, W)."""
+        return self.extractor.look(images.to(next(self.extractor.parameters(), images).device))
 
     def __call__(
         self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 100
@@ -74,13 +74,13 @@ class Evaluation:
         generated, right, evaluations = Moments(self.extractor.dim), 0, 0
         mine = distributed.share(n, batch_size)
         labels = balanced_labels(mine, self.source.num_classes)
-        judge = self.extractor if isinstance(self.extractor, Classifier) and pipeline.conditioner.vector_dim else None
+        judge = self.extractor.knows_classes and bool(pipeline.conditioner.vector_dim)
         with track(f"generating {n} images for FID", n, quiet=distributed.rank() > 0) as advance:
             for batch in pipeline.generate(recipe, mine, labels, seed, batch_size):
-                features = self.features(batch.images)
-                generated.update(features)
-                if judge is not None:
-                    right += int((judge.scores(features).argmax(1).cpu() == batch.labels).sum())
+                looked = self.look(batch.images)
+                generated.update(looked.features)
+                if judge and looked.logits is not None:
+                    right += int((looked.logits.argmax(1).cpu() == batch.labels).sum())
                 evaluations = max(evaluations, batch.evaluations)
                 advance(len(batch.images) * n // len(mine))
         floor_n = min(n, len(self.source.test))
@@ -94,7 +94,7 @@ class Evaluation:
         }
         if isinstance(self.extractor, Classifier):
             figures["classifier_test_accuracy"] = self.extractor.test_accuracy
-        if judge is not None:
+        if judge:
             figures["class_accuracy"] = int(distributed.all_sum(torch.tensor(right))) / n
         figures |= {
             "data": self.source.name,
