@@ -1,5 +1,8 @@
-"""Statistics of given features, for the tests of figures."""
+"""Statistics of given features, and figures that are compared, for the tests of metrics."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -31,3 +34,16 @@ def against(features: Tensor, **more: Tensor) -> Reference:
 def normal(n: int, dim: int, seed: int = 0) -> Tensor:
     """Standard normal, float64 (n, dim)."""
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def without_times(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if not name.endswith("seconds")}
+
+
+def same(one: dict[str, Any], other: dict[str, Any], rel: float) -> bool:
+    """Figures and their provenance, but for the time that they took; numbers are compared to a relative error."""
+    one, other = without_times(one), without_times(other)
+    return one.keys() == other.keys() and all(
+        value == (pytest.approx(other[name], rel=rel) if isinstance(value, float) else other[name])
+        for name, value in one.items()
+    )
