@@ -6,6 +6,7 @@ seed are compared in pairs.
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -51,7 +53,9 @@ def run(cfg: DictConfig) -> float:
     digest = getattr(getattr(evaluation, "extractor", None), "digest", "")
     own = identity.identity(cfg, trained, pipeline, data, digest, about["origin"])
     home = Path(run_options.beside(cfg.run, _choices()["analytic"])) / "evaluate"
-    with _stopping(), kept.evaluating(folder, home, own, cfg.again) as work:
+    hydra = HydraConfig.get()
+    asked = hydra.mode == RunMode.MULTIRUN or any(str(w).startswith("hydra.run.dir") for w in hydra.overrides.hydra)
+    with _stopping(), kept.evaluating(folder, home, own, cfg.again, copies=asked) as work:
         if work.finished is None:
             with _logged(cfg, trained, about, work) as log:
                 figures: dict[str, Any] = {}
@@ -70,10 +74,12 @@ def run(cfg: DictConfig) -> float:
                 _log(log, figures, folder)
         else:
             idle()
-            figures = json.loads((folder / kept.METRICS).read_text())
-            where = os.path.relpath(work.finished)
-            console.print(f"evaluated before, in {where}; again=true evaluates anew", highlight=False, soft_wrap=True)
+            figures = json.loads((work.folder / kept.METRICS).read_text())
+            told = f"evaluated before, in {runs.near(work.finished)}; again=true evaluates anew"
+            console.print(told, highlight=False, soft_wrap=True)
         runs.conclude("", figures, work.made)
+    if work.folder != folder.resolve():
+        shutil.rmtree(folder)  # Hydra's, in which there is nothing but the words
     return figures[figures["headline"]]
 
 

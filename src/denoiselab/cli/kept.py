@@ -51,18 +51,21 @@ class Kept:
 
 
 @contextmanager
-def evaluating(folder: Path, home: Path, identity: str, again: bool = False) -> Iterator[Kept]:
+def evaluating(folder: Path, home: Path, identity: str, again: bool = False, copies: bool = True) -> Iterator[Kept]:
     """Inside, this process alone evaluates what the identity says. `home` is where evaluations of the run lie.
 
-    What was interrupted there, or in `folder` itself, is moved to `folder`; of what was finished a copy is. `again`:
-    neither is asked for. Raises RunError where another process is at it.
+    What was interrupted there, or in `folder` itself, is moved to `folder`; of what was finished a copy is made there,
+    or it is taken where it lies. `again`: neither is asked for. Raises RunError where another process is at it.
     """
     folder = folder.resolve()
     with ExitStack() as stack:
         with _one_at_a_time(home):
             found = [] if again else _found(folder, home, identity)
-            stack.enter_context(state.running(folder, identity))
             finished = next((path for path in found if (path / METRICS).exists()), None)
+            if finished and not copies:
+                yield Kept(finished, finished)
+                return
+            stack.enter_context(state.running(folder, identity))
             begun = next((path for path in found if _parts(path)), None)
             unfinished = None if finished else begun or next(iter(found), None)
             if folder not in (finished, unfinished):
@@ -71,6 +74,7 @@ def evaluating(folder: Path, home: Path, identity: str, again: bool = False) -> 
                 for name in (*_MADE, METRICS):
                     if (finished / name).exists():
                         shutil.copy2(finished / name, folder / name)
+                state.write(folder, copy_of=os.path.relpath(finished, folder))
             if unfinished and unfinished != folder:
                 for path in [*_parts(unfinished), *(unfinished / name for name in _MADE)]:
                     if path.exists():
@@ -93,7 +97,8 @@ def _found(folder: Path, home: Path, identity: str) -> list[Path]:
                 f"the same is being evaluated just now in {os.path.relpath(path)}, by process {who.get('process')} on "
                 f"{who.get('host')}; wait for it, then this takes its figures"
             ) from error
-    return sorted(same, key=lambda path: (path / state.NAME).stat().st_mtime_ns, reverse=True)
+    newest = sorted(same, key=lambda path: (path / state.NAME).stat().st_mtime_ns, reverse=True)
+    return sorted(newest, key=lambda path: "copy_of" in state.read(path))
 
 
 def _parts(folder: Path) -> list[Path]:

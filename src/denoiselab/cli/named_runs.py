@@ -36,6 +36,8 @@ def turns(overrides: list[str], multirun: bool) -> list[list[str]]:
     if given[0].is_sweep_override() and not isinstance(value, ChoiceSweep):
         raise ConfigError(f"{given[0].input_line} names no runs; write run=[<folder>,<folder>], or run='<folder>/*'")
     several = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    if not several:
+        raise ConfigError(f"{given[0].input_line} names no run; write run=[<folder>,<folder>]")
     names = [name for given_name in several for name in _meant(_text(given_name))]
     twice = sorted({name for name in names if [Path(n).resolve() for n in names].count(Path(name).resolve()) > 1})
     if twice:

@@ -57,10 +57,10 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
             lines.append(f"{figures[name]:.4f} +- {figures[f'{name}_error']:.4f} {unit} a dimension ({told})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
-    console.print("\n".join([*lines, *map(_near, files)]), highlight=False, soft_wrap=True)
+    console.print("\n".join([*lines, *map(near, files)]), highlight=False, soft_wrap=True)
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """A path as one would type it here."""
     near = os.path.relpath(path)
     return str(path) if near.startswith("..") else near
