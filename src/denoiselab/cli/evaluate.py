@@ -64,7 +64,7 @@ def run(cfg: DictConfig) -> float:
                     _draw(pipeline, recipe, data, cfg, folder)
                     figures = work.part(
                         "samples",
-                        lambda: evaluation(pipeline, recipe, cfg.n, cfg.seed, cfg.batch_size),
+                        lambda: evaluation(pipeline, recipe, cfg.n, cfg.seed, cfg.batch_size, work.saved),
                     )
                 if cfg.likelihood:
                     figures = work.part("likelihood", lambda: _likelihood(cfg, data, pipeline, folder)) | figures

@@ -44,7 +44,7 @@ def identity(
     told = {key: repr(value) for key, value in _leaves(now)}
     told |= {f"trained.{key}": repr(value) for key, value in _leaves({k: model[k] for k in _MODEL if k in model})}
     told |= {f"file {value}": _of_file(Path(value)) for value in _guides(now)}
-    targets = {value for key, value in _leaves(now | model) if key.endswith("_target_")}
+    targets = {value for config in (now, model) for key, value in _leaves(config) if key.endswith("_target_")}
     own = sorted({file for file in map(_own_file, targets) if file is not None})
     told |= {
         "step": repr((about.get("step"), about.get("ema"))),
@@ -60,7 +60,8 @@ def identity(
 
 def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in resume.leaves(config):
-        if not any(key == free or key.startswith(f"{free}.") for free in _FREE):
+        found = key.startswith(("metrics.", "extractor.")) and key.endswith((".cache", ".weights"))
+        if not found and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
             yield key, value
 
 

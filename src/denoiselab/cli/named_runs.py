@@ -39,8 +39,8 @@ def turns(overrides: list[str], multirun: bool) -> list[list[str]]:
     if not several:
         raise ConfigError(f"{given[0].input_line} names no run; write run=[<folder>,<folder>]")
     names = [name for given_name in several for name in _meant(_text(given_name))]
-    twice = sorted({name for name in names if [Path(n).resolve() for n in names].count(Path(name).resolve()) > 1})
-    if twice:
+    places = [Path(name).resolve() for name in names]
+    if twice := [name for name, place in zip(names, places, strict=True) if places.count(place) > 1]:
         raise ConfigError(f"run={twice[0]} is named twice; name it once")
     if names == [_text(value)]:
         return [overrides]
