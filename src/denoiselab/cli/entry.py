@@ -43,7 +43,7 @@ def main(command: str) -> None:
         if command == "train":
             arguments.overrides = _run_words(arguments.overrides, arguments.multirun)
         there = ranks.rank() > 0 or _given_folder(arguments.overrides)
-        if command != "train":
+        if command not in ("train", "report"):
             run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
             check(command, arguments.overrides, arguments.multirun)
