@@ -4,6 +4,7 @@ Colours are CSS variables (--ink, --muted, --line, --s0 ... --s7), so that a pag
 its colour, marker and dashes from its Style, one for its name through all charts.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from io import StringIO
@@ -103,6 +104,9 @@ def lines(chart: Chart) -> str:
             )  # fmt: skip
         _scale(axes.xaxis, chart.log_x, chart.ticks)
         _scale(axes.yaxis, chart.log_y)
+        low, high = axes.get_ylim()
+        if chart.log_y and low < 1e-6 * high:  # beyond that a line says that it is nothing
+            axes.set_ylim(bottom=1e-6 * high)
         axes.set(xlabel=chart.x, ylabel=chart.y)
         axes.grid(axis="y")
         columns = 1 if len(chart.series) <= 12 else 2
@@ -159,10 +163,20 @@ def _scale(axis: Any, log: bool, ticks: Sequence[float] = ()) -> None:
         axis.set_ticks(kept, [f"{tick:.4g}" for tick in kept])
     else:
         low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(10, (1.0,) if high / low > 1000 else (1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        steps = (1.0,) if high / low > 1000 else (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+        axis.set_major_locator(LogLocator(10, steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_tick_params(which="minor", length=0)
+
+
+def _number(value: float) -> str:
+    """Of a tick: 0.01, 500, 10⁻⁵."""
+    if 1e-4 < value < 1e5:
+        return f"{value:.4g}"
+    power = math.floor(math.log10(value) + 1e-9)
+    times = "" if abs(value / 10**power - 1) < 1e-9 else f"{value / 10**power:.3g}·"
+    return f"{times}10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def _svg(figure: Figure, name: str, said: str) -> str:

@@ -142,7 +142,10 @@ def _merged(study: Study, styles: Styles, curves: dict[tuple[Word, ...], Curve])
             here = dict(zip((axis.key for axis in study.training_axes), models[0], strict=True))
             label = Setting(here, ()).label(kept) or "all"
             label += f" ({len(models)} models)"
-        series.append(Series(label, styles.of_model(models[0]), curve.x.tolist(), curve.y.tolist()))
+        style = styles.of_model(models[0])
+        if len(models) > 1:
+            style = Style(style.colour if shared[0] else 5)  # grey, where they do not share what colours mean
+        series.append(Series(label, style, curve.x.tolist(), curve.y.tolist()))
     return series
 
 

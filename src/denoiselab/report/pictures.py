@@ -50,7 +50,7 @@ def _last(pair: tuple[str, Path]) -> int:
 
 def _picture(placed: Placed, row: Row, path: Path, study: Study) -> Picture:
     words = placed.setting.label(study.axes) or "all runs"
-    caption = f"{words}: {name_of(study)} {figure(row.headline)}"
+    caption = f"{words}: {name_of(study)}\u00a0{figure(row.headline)}"
     return Picture(
         base64.b64encode(path.read_bytes()).decode(), placed.rank, caption, str(row.figures.get("sample_seed"))
     )

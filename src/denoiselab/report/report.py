@@ -20,7 +20,7 @@ from denoiselab.report.reading import Left, find, near
 from denoiselab.report.study import Placed, Setting, Study
 from denoiselab.report.words import Command, key_of, shown
 
-ROWS = 40  # of the picture of the ranking
+ROWS = 25  # of the picture of the ranking
 
 
 def make(given: Sequence[str], where: Mapping[str, Any] | None = None, title: str | None = None) -> "Report":
@@ -273,7 +273,8 @@ def _placed(study: Study, styles: Styles) -> Chart:
     values = [one.x[0] for one in series]
     floor = study.ranking[0].setting.mean("floor")
     wide = min(values) > 0 and max(values) > 10 * min(values)
-    said = f"{name} of each setting with its 95% interval, best at the top" + ("; dotted: the floor" if floor else "")
+    shown_ones = "each setting" if len(series) == len(study.settings) else f"the first {ROWS} of {len(study.settings)}"
+    said = f"{name} of {shown_ones} with its 95% interval, best at the top" + ("; dotted: the floor" if floor else "")
     return Chart("ranking", name, "", series, said, log_x=wide, floor=floor)
 
 

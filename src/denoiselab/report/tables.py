@@ -66,14 +66,22 @@ def figure(value: float | None, share: bool = False) -> str:
     if value == int(value) and abs(value) < 1e6:
         return f"{value:.0f}"
     digits = 2 - math.floor(math.log10(abs(value)))
-    return f"{value:.{min(max(digits, 0), 6)}f}" if digits < 7 else f"{value:.2g}"
+    return (f"{value:.{min(max(digits, 0), 6)}f}" if digits < 7 else f"{value:.2g}").replace("-", "−")
+
+
+def to(value: float, width: float) -> str:
+    """A value to two digits of an uncertainty."""
+    if width <= 0 or not math.isfinite(width):
+        return figure(value)
+    return f"{value:.{min(max(1 - math.floor(math.log10(width)), 0), 6)}f}".replace("-", "−")
 
 
 def interval(estimate: Estimate) -> str:
-    """The ends, to the digits of the mean or of their own distance."""
+    """The ends, to two digits of half their distance."""
     if estimate.low is None or estimate.high is None:
         return "–"
-    return f"{figure(estimate.low)} to {figure(estimate.high)}"
+    half = (estimate.high - estimate.low) / 2
+    return f"{to(estimate.low, half)} to {to(estimate.high, half)}"
 
 
 def name_of(study: Study) -> str:
@@ -119,14 +127,13 @@ def behind(placed: Placed) -> Cell:
     if placed.behind is None:
         said = "best" if placed.rank == 1 else "≈" if placed.alike else "–"
         return Cell(said, placed.setting.estimate.mean)
-    estimate = placed.behind
-    return Cell(f"{mark}{_signed(estimate.mean)} ({_signed(estimate.low)} to {_signed(estimate.high)})", estimate.mean)
+    return Cell(f"{mark}{figure(placed.behind.mean)} ({interval(placed.behind)})", placed.behind.mean)
 
 
 def levels(effect: Effect) -> list[tuple[str, str, str]]:
     """Of each value its name, its mean and the half-width of its interval."""
     return [
-        (shown(level.value), figure(level.mean), "–" if level.half is None else f"± {figure(level.half)}")
+        (shown(level.value), figure(level.mean), "–" if level.half is None else f"± {to(level.half, level.half)}")
         for level in effect.levels
     ]
 
@@ -168,8 +175,3 @@ def _figure(value: float | None, share: bool) -> Cell:
 
 def _size(estimate: Estimate) -> float:
     return math.inf if estimate.low is None or estimate.high is None else estimate.high - estimate.low
-
-
-def _signed(value: float | None) -> str:
-    assert value is not None
-    return ("+" if value > 0 else "") + figure(value)
