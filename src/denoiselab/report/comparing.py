@@ -22,9 +22,7 @@ KEYS = (
 def none_has_figures(left: Sequence[Left]) -> NoReturn:
     """Raises RunError: there is nothing to compare, and why."""
     first = f"{near(left[0].folder)}: {left[0].reason}"
-    raise RunError(
-        f"none of these {len(left)} runs has figures ({first}); take runs that have finished, of metrics=fid"
-    )
+    raise RunError(f"no run there has figures ({first}); take runs that have finished, of metrics=fid")
 
 
 def picked(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:

@@ -64,8 +64,7 @@ def by_cost(study: Study, styles: Styles) -> list[Chart]:
     ):
         series = []
         for label, group in groups.items():
-            points = sorted((at, s) for s in group if (at := x(s)) is not None)
-            points = [(at, s) for at, s in points]
+            points = sorted(((at, s) for s in group if (at := x(s)) is not None), key=lambda point: point[0])
             if points:
                 series.append(_with_intervals(label, styles.of_sampler(label), points))
         if len({at for one in series for at in one.x}) > 1:

@@ -19,6 +19,7 @@ from denoiselab.report.words import Word
 
 SIGNIFICANT = 0.05
 MOST = 12  # values of an axis in a table of two axes
+PAIRS = 4  # such tables
 
 
 class Level(NamedTuple):
@@ -92,7 +93,7 @@ def _effect(axis: Axis, design: _Complete, rests: int) -> Effect:
 
 
 def interactions(settings: Sequence[Setting], axes: Sequence[Axis]) -> list[Interaction]:
-    """Pairs of axes whose interaction is larger than the smaller of their effects, and no chance; strongest first."""
+    """Pairs of axes whose interaction is larger than the smaller of their effects, and no chance; the strongest few."""
     found = []
     for first, second in itertools.combinations([axis for axis in axes if len(axis.values) <= MOST], 2):
         design = _complete(settings, (first, second), axes)
@@ -104,7 +105,7 @@ def interactions(settings: Sequence[Setting], axes: Sequence[Axis]) -> list[Inte
             kept = (first._replace(values=design.values[0]), second._replace(values=design.values[1]))
             cells, seeds = design.figures.shape[2:]
             found.append(Interaction(*kept, by_seed.mean(2), tuple(sizes), p, cells, seeds))  # type: ignore[arg-type]
-    return sorted(found, key=lambda one: -one.sizes[2])
+    return sorted(found, key=lambda one: -one.sizes[2])[:PAIRS]
 
 
 def _complete(settings: Sequence[Setting], chosen: tuple[Axis, ...], axes: Sequence[Axis]) -> _Complete | None:

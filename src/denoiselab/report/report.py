@@ -186,7 +186,9 @@ class Report:
     def about_both(self, one: Interaction) -> str:
         """What an interaction means."""
         first, second, both = map(tables.figure, one.sizes)
-        chance = "" if one.p != one.p else f" (by chance: p {'< 0.001' if one.p < 0.001 else f'= {one.p:.2g}'})"
+        chance = " (one seed: chance is not ruled out)"
+        if not math.isnan(one.p):
+            chance = f" (by chance: p {'< 0.001' if one.p < 0.001 else f'= {one.p:.2g}'})"
         return (
             f"Mean {self.figure}. What {one.second.key} does depends on {one.first.key}: root mean squares are {first} "
             f"for {one.first.key}, {second} for {one.second.key} and {both} for what only the pair explains{chance}. "

@@ -154,7 +154,7 @@ def paired(setting: Setting, best: Setting) -> Estimate | None:
 
 
 def axes(rows: Sequence[Row]) -> list[Axis]:
-    """The words that differ between rows, those that somebody has typed first, in their order."""
+    """The words that differ between rows: of training and of sampling, and of each those that were typed first."""
     typed = list(dict.fromkeys(key for row in rows for key in row.typed))
     keys = [*typed, *dict.fromkeys(key for row in rows for key in row.words if key not in typed)]
     values = {key: tuple(_word(row, key) for row in rows) for key in keys if key != "experiment"}
@@ -176,7 +176,13 @@ def axes(rows: Sequence[Row]) -> list[Axis]:
             following.setdefault(leader, []).append(key)
     if "experiment" in following:
         free.append("experiment")
-    return [Axis(key, _ordered(values[key]), tuple(following.get(key, ()))) for key in free]
+    return [Axis(key, _ordered(values[key]), tuple(following.get(key, ()))) for key in sorted(free, key=_place)]
+
+
+def _place(key: str) -> int:
+    """Words of training come first, then those of sampling in their order."""
+    parts = (*SAMPLING, *EVALUATED)
+    return next((i for i, part in enumerate(parts) if within(key, (part,))), -1)
 
 
 def _tells(column: Sequence[Any], other: Sequence[Any]) -> bool:

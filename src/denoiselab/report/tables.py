@@ -91,33 +91,20 @@ def name_of(study: Study) -> str:
 def ranking(study: Study) -> Table:
     """A row for each setting, the best first."""
     beside = [key for key in BESIDE if key != study.headline and any(s.mean(key) is not None for s in study.settings)]
-    columns = [
-        ("rank", "rank"),
-        *((axis.key, axis.key) for axis in study.axes),
-        (study.headline, name_of(study)),
-        ("interval", "95% interval"),
-        ("over", "over"),
-        ("behind", "behind the best"),
-        *((key, BESIDE[key][0]) for key in beside),
-    ]
+    bounded = any(setting.estimate.over for setting in study.settings)
+    compared = bounded and len(study.settings) > 1
+    columns = [("rank", "rank"), *((axis.key, axis.key) for axis in study.axes), (study.headline, name_of(study))]
+    columns += [("interval", "95% interval"), ("over", "over")] if bounded else []
+    columns += [("behind", "behind the best")] if compared else []
+    columns += [(key, BESIDE[key][0]) for key in beside]
     rows = []
     for placed in study.ranking:
         setting, estimate = placed.setting, placed.setting.estimate
-        words = [_word(setting.words[axis.key]) for axis in study.axes]
-        rows.append(
-            [
-                Cell(str(placed.rank), placed.rank),
-                *words,
-                Cell(figure(estimate.mean), estimate.mean),
-                Cell(interval(estimate), _size(estimate)),
-                Cell(
-                    estimate.over or ("1 seed" if len(setting.rows) == 1 else "the mean of several draws"),
-                    estimate.over,
-                ),
-                behind(placed),
-                *(_figure(setting.mean(key), BESIDE[key][1]) for key in beside),
-            ]
-        )
+        row = [Cell(str(placed.rank), placed.rank), *(_word(setting.words[axis.key]) for axis in study.axes)]
+        row += [Cell(figure(estimate.mean), estimate.mean)]
+        row += [Cell(interval(estimate), _size(estimate)), Cell(estimate.over or "–", estimate.over)] if bounded else []
+        row += [behind(placed)] if compared else []
+        rows.append([*row, *(_figure(setting.mean(key), BESIDE[key][1]) for key in beside)])
     return Table(columns, 1 + len(study.axes), rows)
 
 
