@@ -136,8 +136,8 @@ def long_form(study: Study) -> str:
     axes = [axis.key for axis in study.axes]
     there = dict.fromkeys(key for row in study.rows for key in row.words if not key.endswith("_"))
     words = [*(key for key in axes if key in there), *(key for key in there if key not in axes)]
-    figures = list(dict.fromkeys(key for row in study.rows for key in row.figures))
     head = ["rank", "folder", "seed", "command"]
+    figures = list(dict.fromkeys(key for row in study.rows for key in row.figures if key not in head))
     written = StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow([*head, *(f"word:{key}" for key in words), *figures])
