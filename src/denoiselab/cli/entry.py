@@ -116,7 +116,7 @@ def _put_in_place(before: list[str], words: list[str], multirun: bool = False) -
 
 def _register(command: str, overrides: list[str]) -> str:
     """What the run named there was sampled with is known as from_run; all of that in one string."""
-    if command == "train":
+    if command in ("train", "report"):
         return ""
     return run_options.register(overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
 

@@ -1,0 +1,206 @@
+"""Lines, dots with intervals and steps as SVG that stands in a page: its text is text, its colours are the page's own.
+
+Colours are CSS variables (--ink, --muted, --line, --s0 ... --s7), so that a page may have others by night. A series has
+its colour, marker and dashes from its Style, one for its name through all charts.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+COLOURS = 8
+_INK, _MUTED, _LINE = "#0c0c0c", "#0d0d0d", "#0e0e0e"  # stand for --ink, --muted and --line until the SVG is written
+_MARKERS, _DASHES = "osD^vPX*", ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "denoiselab",
+    "font.size": 9.5,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _MUTED,
+    "text.color": _INK,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+class Style(NamedTuple):
+    """How a series looks: which of the page's colours, and which marker and dashes."""
+
+    colour: int = 0
+    marker: int = 0
+    dash: int = 0
+
+    @property
+    def drawn(self) -> str:
+        return f"#0a0b{self.colour % COLOURS:02x}"
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"color": self.drawn, "linestyle": _DASHES[self.dash % len(_DASHES)], "linewidth": 1.6}
+
+
+class Series(NamedTuple):
+    """Points of one name; low and high are the ends of intervals, where there are any."""
+
+    name: str
+    style: Style
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    notes: Sequence[str] = ()  # beside the points
+
+
+class Chart(NamedTuple):
+    """What a picture shows; `said` tells it in words, also to those who do not see it."""
+
+    name: str
+    x: str
+    y: str
+    series: Sequence[Series]
+    said: str
+    log_x: bool = False
+    log_y: bool = False
+    floor: float | None = None
+    points: bool = True  # markers at the points; else a plain line
+    ticks: Sequence[float] = ()
+
+
+def lines(chart: Chart) -> str:
+    """Each series as a line through its points."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(7.4, 3.9)
+        for series in chart.series:
+            marker = {"marker": _MARKERS[series.style.marker % len(_MARKERS)], "markersize": 5} if chart.points else {}
+            axes.plot(series.x, series.y, label=series.name, **series.style.line, **marker)
+            for x, y, low, high in zip(series.x, series.y, series.low, series.high, strict=False):
+                if low is not None and high is not None:
+                    axes.vlines(x, max(low, y * 1e-3) if chart.log_y else low, high, color=series.style.drawn, lw=1.1)
+            for x, y, note in zip(series.x, series.y, series.notes, strict=False):
+                axes.annotate(note, (x, y), (4, 4), textcoords="offset points", fontsize=7.5, color=_MUTED)
+        if chart.floor is not None:
+            _floor(axes.axhline, chart.floor)
+            axes.annotate(
+                f"floor {chart.floor:.2g}", (1, chart.floor), (-2, 3), ha="right", fontsize=8, color=_MUTED,
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+            )  # fmt: skip
+        _scale(axes.xaxis, chart.log_x, chart.ticks)
+        _scale(axes.yaxis, chart.log_y)
+        low, high = axes.get_ylim()
+        if chart.log_y and low < 1e-6 * high:  # beyond that a line says that it is nothing
+            axes.set_ylim(bottom=1e-6 * high)
+        axes.set(xlabel=chart.x, ylabel=chart.y)
+        axes.grid(axis="y")
+        columns = 1 if len(chart.series) <= 12 else 2
+        figure.legend(loc="outside right upper", ncols=columns, handlelength=2.6, borderaxespad=0.2)
+        return _svg(figure, chart.name, chart.said)
+
+
+def dots(chart: Chart, width: float = 7.4) -> str:
+    """A row for each series, of one point and its interval, from above to below; `width` in inches."""
+    with matplotlib.rc_context(_STYLE):
+        rows = len(chart.series)
+        figure, axes = _canvas(width, 0.75 + 0.25 * rows)
+        for row, series in enumerate(chart.series):
+            for x, low, high in zip(series.x, series.low, series.high, strict=True):
+                if low is not None and high is not None:
+                    axes.hlines(row, max(low, x * 1e-3) if chart.log_x else low, high, color=series.style.drawn, lw=2)
+                axes.plot(x, row, "o", color=series.style.drawn, markersize=5.5)
+        if chart.floor is not None:
+            _floor(axes.axvline, chart.floor)
+            axes.annotate(
+                f"floor {chart.floor:.2g}", (chart.floor, 0), (3, 3), fontsize=8, color=_MUTED,
+                xycoords=("data", "axes fraction"), textcoords="offset points",
+            )  # fmt: skip
+        axes.set_yticks(range(rows), [series.name for series in chart.series], color=_INK)
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        _scale(axes.xaxis, chart.log_x, chart.ticks)
+        axes.set(xlabel=chart.x)
+        axes.grid(axis="x")
+        return _svg(figure, chart.name, chart.said)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _floor(draw: Any, at: float) -> None:
+    draw(at, color=_MUTED, linestyle=(0, (2, 2)), linewidth=1)
+
+
+def _scale(axis: Any, log: bool, ticks: Sequence[float] = ()) -> None:
+    """Plain numbers on a logarithmic axis, at the points themselves where these are few."""
+    if not log:
+        return
+    axis._set_axes_scale("log")
+    if ticks:
+        kept: list[float] = []
+        for tick in sorted(ticks):
+            if not kept or tick > 1.15 * kept[-1]:  # else their numbers would overlap
+                kept.append(tick)
+        axis.set_ticks(kept, [f"{tick:.4g}" for tick in kept])
+    else:
+        low, high = axis.get_view_interval()
+        steps = (1.0,) if high / low > 1000 else (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+        axis.set_major_locator(LogLocator(10, steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+
+
+def _number(value: float) -> str:
+    """Of a tick: 0.01, 500, 10⁻⁵."""
+    if 1e-4 < value < 1e5:
+        return f"{value:.4g}"
+    power = math.floor(math.log10(value) + 1e-9)
+    times = "" if abs(value / 10**power - 1) < 1e-9 else f"{value / 10**power:.3g}·"
+    return f"{times}10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def _svg(figure: Figure, name: str, said: str) -> str:
+    """The figure as one <svg>: names of its own, no size of its own, no address, no font and no colour of its own."""
+    written = StringIO()
+    figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = written.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    assert box is not None
+    title = f'{name}-said">{_text(said)}</title>'
+    svg = f'<svg viewBox="{box[1]}" role="img" aria-labelledby="{name}-said">' + svg[svg.index(">") + 1 :]
+    svg = svg.replace("xlink:href", "href")
+    svg = svg.replace(' id="', f' id="{name}-')
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    svg = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 inherit", svg)
+    svg = re.sub(r"#0a0b([0-9a-f]{2})", lambda found: f"var(--s{int(found[1], 16)})", svg)
+    for sign, variable in ((_INK, "ink"), (_MUTED, "muted"), (_LINE, "line")):
+        svg = svg.replace(sign, f"var(--{variable})")
+    head, body = svg.split(">", 1)
+    return f'{head}><title id="{title}{body}'
+
+
+def _text(words: str) -> str:
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

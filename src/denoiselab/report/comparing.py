@@ -1,0 +1,154 @@
+"""What may be set side by side: figures of one data set and split, through one extractor, of as many samples.
+
+A figure of 1,000 samples is no better or worse than one of 5,000 by its number alone (FID is biased by n), and features
+of two extractors have nothing in common; so such sets are refused, and `where` picks one of them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from denoiselab.errors import ConfigError, IncompatibleError, RunError
+from denoiselab.report.reading import Left, Row, near
+from denoiselab.report.words import shown
+
+# What must be equal, what says most first. A figure that does not say one of them (an older one) is not refused for it.
+KEYS = (
+    *("headline", "data", "data_fingerprint", "split"),
+    *("extractor", "extractor_weights", "resize", "n", "floor_n"),
+)
+
+
+def none_has_figures(left: Sequence[Left]) -> NoReturn:
+    """Raises RunError: there is nothing to compare, and why."""
+    first = f"{near(left[0].folder)}: {left[0].reason}"
+    raise RunError(f"no run there has figures ({first}); take runs that have finished, of metrics=fid")
+
+
+def picked(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
+    """The rows whose figures have these values. Raises ConfigError where none has."""
+    kept = list(rows)
+    for key, value in where.items():
+        if value is not None:
+            there = Counter(shown(row.figures.get(key)) for row in kept)
+            kept = [row for row in kept if shown(row.figures.get(key)) == shown(value)]
+            if not kept:
+                raise ConfigError(
+                    f"where.{key}={shown(value)} is none of these figures'; there is {key}="
+                    + " and ".join(f"{word} in {count}" for word, count in there.items())
+                )
+    return kept
+
+
+def check(rows: Sequence[Row]) -> None:
+    """Raises IncompatibleError for figures that cannot be compared."""
+    differing = {}
+    for key in KEYS:
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            if key in row.figures:
+                groups.setdefault(shown(row.figures[key]), []).append(row)
+        if len(groups) > 1:
+            differing[key] = groups
+    if differing:
+        key, groups = next(iter(differing.items()))
+        of = "; ".join(f"{key}={word} of {len(rows)}, such as {rows[0].name}" for word, rows in groups.items())
+        others = f" (and so do {', '.join(list(differing)[1:])})" if len(differing) > 1 else ""
+        take = " or ".join(f"where.{key}={word}" for word in groups)
+        raise IncompatibleError(f"these figures cannot be compared, as they differ in {key}{others}: {of}; take {take}")
+
+
+def once(rows: Sequence[Row]) -> tuple[list[Row], list[Left]]:
+    """Each experiment once: of rows with equal words, seed and seed of the samples the fullest, of these the newest."""
+    found: dict[Any, Row] = {}
+    for row in sorted(rows, key=lambda row: (len(row.figures), row.written)):
+        found[_same(row)] = row
+    kept = [row for row in rows if found[_same(row)] is row]
+    said = "the same as {}, which is counted: equal words, seed and seed of the samples"
+    return kept, [
+        Left(row.folder, "", said.format(found[_same(row)].name)) for row in rows if found[_same(row)] is not row
+    ]
+
+
+def _same(row: Row) -> Any:
+    return tuple(sorted(row.words.items())), row.seed, row.figures.get("sample_seed")
+
+
+def provenance(rows: Sequence[Row]) -> dict[str, str]:
+    """What the figures were made with: what is one for all, and the values of what is not."""
+    told = {
+        "figure": _values(rows, "headline"),
+        "data": _values(rows, "data", "data_fingerprint"),
+        "split": _values(rows, "split"),
+        "extractor": _values(rows, "extractor"),
+        "its weights": _values(rows, "extractor_weights"),
+        "resize": _values(rows, "resize"),
+        "samples": _values(rows, "n"),
+        "floor": ", ".join(_spread(rows, "floor", "floor_n")),
+        "seed of the samples": "that of the training" if _follows(rows) else _values(rows, "sample_seed"),
+        "weights": _values(rows, "ema"),
+        "steps of training": _values(rows, "step"),
+        "code": _values(rows, "code"),
+        "likelihood": _values(rows, "likelihood", "likelihood.n"),
+    }
+    return {key: value for key, value in told.items() if value}
+
+
+def _values(rows: Sequence[Row], key: str, beside: str = "") -> str:
+    pairs = (
+        shown(row.figures[key])
+        + (f" ({beside.rpartition('.')[2]} {row.figures[beside]})" if beside in row.figures else "")
+        for row in rows
+        if key in row.figures
+    )
+    counts = Counter(pairs)
+    return next(iter(counts), "") if len(counts) == 1 else ", ".join(f"{word} in {n}" for word, n in counts.items())
+
+
+def _spread(rows: Sequence[Row], key: str, beside: str) -> list[str]:
+    return sorted({f"{row.figures[key]:.3g} (n {row.figures.get(beside, '?')})" for row in rows if key in row.figures})
+
+
+def _follows(rows: Sequence[Row]) -> bool:
+    """Whether samples have the seed of their training: then settings share them, one seed at a time."""
+    return len({row.figures.get("sample_seed") for row in rows}) > 1 and all(
+        row.seed is not None and row.figures.get("sample_seed") == row.seed for row in rows
+    )
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """What does not forbid a comparison and has to be known."""
+    said = []
+    codes = {str(row.figures["code"]) for row in rows if "code" in row.figures}
+    sources = {row.figures["source"] for row in rows if "source" in row.figures}
+    if len(sources) > 1 or (not sources and len(codes) > 1):
+        said.append(
+            f"The figures are of {max(len(codes), len(sources))} versions of the code: {_values(rows, 'code')}."
+        )
+    if any(code.endswith("-dirty") for code in codes):
+        said.append("Some figures are of code with changes that were not committed (-dirty).")
+    seeds: dict[Any, set[Any]] = {}
+    for row in rows:
+        seeds.setdefault(row.seed, set()).add(row.figures.get("sample_seed"))
+    if any(len(drawn) > 1 for drawn in seeds.values()):
+        said.append(
+            f"The samples are of several seeds ({_values(rows, 'sample_seed')}), so that not all settings start from "
+            "the same noise; of several for one training the mean counts."
+        )
+    said += _unsaid(rows)
+    for key in ("likelihood", "likelihood.n"):
+        if len({row.figures[key] for row in rows if key in row.figures}) > 1:
+            said.append(f"Bits/dim are not all of one {key}: {_values(rows, key)}.")
+    n = min((row.figures["n"] for row in rows if "n" in row.figures), default=None)
+    if n is not None and n < 1000 and all("fid" in row.figures for row in rows):
+        said.append(
+            f"{n} samples are few: FID is too high by about its floor, and differences of that size are those of "
+            "the draw. More tell more: evaluate.py n=2000."
+        )
+    return said
+
+
+def _unsaid(rows: Sequence[Row]) -> Iterable[str]:
+    some = [key for key in KEYS if 0 < sum(key in row.figures for row in rows) < len(rows)]
+    if some:
+        yield f"Some figures do not say their {', '.join(some)}, and are taken to agree with the others."

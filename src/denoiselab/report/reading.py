@@ -1,0 +1,235 @@
+"""From folders to rows: a row is one metrics.json, of a training or of an evaluation, and what its run is in words.
+
+Only files that the runs have left are read: metrics.json, run.json, error.txt and Hydra's own in .hydra/.
+"""
+
+import glob
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from denoiselab.errors import RunError
+from denoiselab.report.words import ANALYTIC, EVALUATED, SAMPLING, Command, Words, command, key_of, told, within
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PASSED = ("wandb", "checkpoints")  # folders in which no run lies
+# Of a training's figures, those that an evaluation of the same weights has too.
+_OF_THE_WEIGHTS = re.compile(r"(bits_per_dim|nats_per_dim|likelihood|train_seconds|parameters|val/)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures with all that is known of where they come from."""
+
+    folder: Path  # in which metrics.json lies
+    run: Path | None  # the training's; None of an exact denoiser
+    words: Words
+    typed: tuple[str, ...]  # the keys that somebody has typed, in that order
+    experiment: str
+    seed: int | None  # of the training
+    figures: dict[str, Any]
+    commands: tuple[Command, ...]
+    written: float = 0.0  # when, in seconds
+
+    @property
+    def headline(self) -> float:
+        return float(self.figures[self.figures["headline"]])
+
+    @property
+    def name(self) -> str:
+        return near(self.folder)
+
+
+class Left(NamedTuple):
+    """A job without figures, and why."""
+
+    folder: Path
+    words: str
+    reason: str
+
+
+class Found(NamedTuple):
+    rows: list[Row]
+    left: list[Left]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra has saved of one job."""
+
+    folder: Path
+    config: dict[str, Any] = field(repr=False)
+    choices: dict[str, Any] = field(repr=False)
+    overrides: tuple[str, ...]
+    command: str  # train, evaluate, ...; empty of a job that never began
+    sweeps_by_itself: bool  # its experiment is a sweep, though no -m was typed
+
+
+def find(given: Sequence[str]) -> Found:
+    """All rows in these folders, which may have * in them, and the jobs that have none. Raises RunError."""
+    _job.cache_clear()
+    rows: dict[Path, Row] = {}
+    left: dict[Path, Left] = {}
+    for word in given:
+        there = sorted(map(Path, glob.glob(word)), key=_natural)
+        if not there:
+            raise RunError(f"run={word} is not there; give a run's or a sweep's folder, such as outputs/study")
+        before = len(rows) + len(left)
+        for folder in there:
+            for job in _jobs(folder.resolve()):
+                try:
+                    rows[job.folder] = _row(job)
+                except _NoFiguresError as error:
+                    left[job.folder] = Left(job.folder, _said(job), str(error))
+        if len(rows) + len(left) == before and not any(folder.resolve() in (*rows, *left) for folder in there):
+            raise RunError(
+                f"run={word} has no runs in it; give the folder of a run, of a sweep or of an evaluation, such as "
+                "outputs/study"
+            )
+    judged = {row.run for row in rows.values()}
+    silent = [one for one in left.values() if not (one.folder in judged and one.reason == _SILENT)]
+    return Found(list(rows.values()), silent)
+
+
+_SILENT = "it has no figures (metrics=none)"
+
+
+class _NoFiguresError(Exception):
+    """A job cannot be a row, and the reason."""
+
+
+def near(path: Path) -> str:
+    """A path as one would type it here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _natural(path: Path) -> list[Any]:
+    """Numbers in a path count as such: 2 comes before 10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _jobs(folder: Path) -> Iterator[Job]:
+    """The trainings and evaluations in a folder and in all folders below it."""
+    for path, below, _ in os.walk(folder):
+        below[:] = sorted((n for n in below if n not in _PASSED and n[0] != "."), key=lambda n: _natural(Path(n)))
+        job = _job(Path(path))
+        if job is not None and job.command in ("train", "evaluate", ""):
+            yield job
+
+
+@cache
+def _job(folder: Path) -> Job | None:
+    if not (folder / ".hydra" / "overrides.yaml").exists():
+        return None
+    own = {name: _yaml(folder / ".hydra" / f"{name}.yaml") for name in ("config", "hydra", "overrides")}
+    hydra = (own["hydra"] or {}).get("hydra", {})
+    flags = hydra.get("overrides", {}).get("hydra", [])
+    return Job(
+        folder,
+        own["config"] or {},
+        hydra.get("runtime", {}).get("choices", {}),
+        tuple(map(str, own["overrides"] or [])),
+        hydra.get("job", {}).get("config_name", ""),
+        str(hydra.get("mode")).endswith("MULTIRUN") and "hydra.mode=MULTIRUN" not in flags,
+    )
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.load(path.read_text(), _LOADER) if path.exists() else None  # a safe loader either way
+
+
+def _row(job: Job) -> Row:
+    """Raises _NoFiguresError."""
+    figures = _figures(job.folder)
+    training = job if job.command == "train" else _training(job.folder, figures)
+    trained = {} if training is None else told(training.config, training.choices)
+    if training is None:
+        trained = {key: word for key, word in told(job.config, job.choices).items() if within(key, ANALYTIC)}
+        trained |= {"run": str(figures["run"])} if "run" in figures else {}
+    words = {key: word for key, word in trained.items() if not within(key, SAMPLING)}
+    words |= {key: word for key, word in told(job.config, job.choices).items() if within(key, SAMPLING)}
+    for key in [key for key, word in words.items() if word == "from_run"]:
+        words[key] = trained[key] if training else str(figures.get(key, "from_run")).lower()
+    checkpoint, average, step = (figures.get(key) for key in ("checkpoint", "ema", "step"))
+    checkpoint = checkpoint or "last"
+    words |= dict(zip(EVALUATED, (checkpoint, average, step if checkpoint == "last" else None), strict=True))
+    commands: tuple[Command, ...] = () if training is None else (_trained_by(training),)
+    overrides = () if training is None else training.overrides
+    if training is not job:
+        commands += (command("evaluate.py", job.overrides, ("run",)),)
+        overrides += job.overrides
+        figures = (_of_the_weights(training.folder, figures) if training else {}) | figures
+    return Row(
+        job.folder,
+        training.folder if training else None,
+        words,
+        tuple(dict.fromkeys(map(key_of, overrides))),
+        str(training.choices.get("experiment", "")) if training else "",
+        training.config.get("seed") if training else None,
+        figures,
+        commands,
+        (job.folder / "metrics.json").stat().st_mtime,
+    )
+
+
+def _trained_by(training: Job) -> Command:
+    return command("train.py", training.overrides, (), ("hydra.mode=RUN",) if training.sweeps_by_itself else ())
+
+
+def _training(folder: Path, figures: Mapping[str, Any]) -> Job | None:
+    """The run of an evaluation: the training in whose folder it lies, else the one that it names."""
+    named = [Path(str(figures["run"]))] if "run" in figures else []
+    above = (_job(path.resolve()) for path in (*folder.parents, *named))
+    return next((job for job in above if job is not None and job.command == "train"), None)
+
+
+def _of_the_weights(run: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training has found of the weights that an evaluation has judged."""
+    try:
+        own = _figures(run)
+    except _NoFiguresError:
+        return {}
+    same = all(own.get(key) == figures.get(key) for key in ("step", "ema"))
+    return {key: value for key, value in own.items() if same and _OF_THE_WEIGHTS.match(key)}
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """Raises _NoFiguresError where there are none, with what the job's own files say of the reason."""
+    path = folder / "metrics.json"
+    if not path.exists():
+        raise _NoFiguresError(_why(folder))
+    try:
+        figures = json.loads(path.read_text())
+    except ValueError as error:
+        raise _NoFiguresError(f"metrics.json is damaged ({error})") from error
+    headline = figures.get("headline") if isinstance(figures, dict) else None
+    if headline is None or not isinstance(figures.get(headline), int | float):
+        raise _NoFiguresError(_SILENT)
+    if not math.isfinite(figures[headline]):
+        raise _NoFiguresError(f"its {headline} is {figures[headline]}")
+    return figures
+
+
+def _why(folder: Path) -> str:
+    if (folder / "error.txt").exists():
+        return "failed: " + next(iter((folder / "error.txt").read_text().splitlines()), "")
+    try:
+        state = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return "it has no metrics.json: it never ended"
+    if state.get("status") == "running":
+        return "it has no metrics.json yet: it is running, or was killed"
+    return f"{state.get('status')}: {state.get('error') or 'it has no metrics.json'}"
+
+
+def _said(job: Job) -> str:
+    return " ".join(command("", job.overrides, ("run",)).words)

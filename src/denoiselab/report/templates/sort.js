@@ -1,0 +1,43 @@
+// Sorts the ranking at a click on a column's name, and as the address says: #sort=fid, #sort=-fid for descending.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+  const sort = (column, down) => {
+    const key = row => { const k = row.cells[column].dataset.key, n = Number(k); return Number.isNaN(n) ? k : n; };
+    const rows = [...body.rows].sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === Infinity || y === Infinity) return (x === Infinity) - (y === Infinity);
+      const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+      return down ? -order : order;
+    });
+    body.append(...rows);
+    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== column ? "none" : down ? "descending" : "ascending"));
+  };
+  heads.forEach((head, i) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes);
+    button.title = "sort";
+    button.addEventListener("click", () => sort(i, head.getAttribute("aria-sort") === "ascending"));
+    head.append(button);
+  });
+  const asked = () => {
+    const [, sign, name] = decodeURIComponent(location.hash).match(/^#sort=(-?)(.+)$/) || [];
+    const column = heads.findIndex(head => head.dataset.name === name);
+    if (column >= 0) sort(column, sign === "-");
+  };
+  addEventListener("hashchange", asked);
+  asked();
+}
+for (const block of document.querySelectorAll(".commands")) {
+  const button = document.createElement("button");
+  button.className = "copy";
+  button.textContent = "copy";
+  button.addEventListener("click", async event => {
+    event.preventDefault();
+    const text = [...block.querySelectorAll("code")].map(code => code.textContent).join("\n");
+    await navigator.clipboard.writeText(text);
+    button.textContent = "copied";
+    setTimeout(() => (button.textContent = "copy"), 1500);
+  });
+  block.querySelector("summary").append(button);
+}
+if (location.hash.startsWith("#r")) document.querySelector(location.hash + " details")?.setAttribute("open", "");

@@ -1,0 +1,83 @@
+"""What a run is, in words: {"schedule": "cosine", "sampler.steps": 20, ...}, all that can bear on its figures.
+
+A word is the option of a part, or one of its numbers. The words of sampling are those of the evaluation, the others
+those of the training. Where a run lies, how it is logged and what is looked at beside it are no words.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Word = str | int | float | bool | None
+Words = dict[str, Word]
+
+SAMPLING = ("sampler", "spacing", "threshold", "guidance", "float64")
+ANALYTIC = ("analytic", "schedule", "data")  # of an exact denoiser, which has no training
+EVALUATED = ("checkpoint", "average", "step")  # which weights of a run were judged
+_ASIDE = (
+    *("run", "resume", "checkpoint", "seed", "n", "device", "cache", "num_workers", "data.root", "hydra"),
+    *("logger", "callbacks", "metrics", "extractor", "likelihood", "experiment", "hparams_search"),
+    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.deterministic"),
+    *("trainer.val_check_interval", "trainer.log_every_n_steps", "trainer.gradient_checkpointing"),
+)
+# The words of a command line that say where it works and not what it does.
+_PLACES = ("run", "resume", "hparams_search", "cache", "hydra")
+
+
+class Command(NamedTuple):
+    """A command line that makes the figures again."""
+
+    program: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return shlex.join(["python", self.program, *self.words])
+
+
+def within(key: str, parts: Sequence[str]) -> bool:
+    return any(key == part or key.startswith((f"{part}.", f"{part}/")) for part in parts)
+
+
+def key_of(word: str) -> str:
+    """An override's key."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def told(config: Mapping[str, Any], choices: Mapping[str, Any]) -> Words:
+    """All words of a configuration, as Hydra has saved it: unresolved, with the option chosen of each part."""
+    options = {key: option for key, option in choices.items() if key != "trainer"}
+    return {key: _plain(value) for key, value in {**dict(leaves(config)), **options}.items() if not within(key, _ASIDE)}
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _plain(value: Any) -> Word:
+    return value if isinstance(value, str | int | float | None) else str(value).replace(" ", "")
+
+
+def command(program: str, overrides: Sequence[str], kept: Sequence[str] = (), more: Sequence[str] = ()) -> Command:
+    """The command line of overrides with `more`, without those that say where it worked but for the keys `kept`."""
+    places = tuple(key for key in _PLACES if key not in kept)
+    return Command(program, (*(word for word in overrides if not within(key_of(word), places)), *more))
+
+
+def shown(value: Word) -> str:
+    """A word as it is written on the command line; numbers to six digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def short(key: str, value: Word) -> str:
+    """A word for a legend: cosine, no guidance, steps 20; nothing where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and "." not in key:
+        return f"no {key}" if value == "none" else value
+    return f"{key.rpartition('.')[2]} {shown(value)}"
