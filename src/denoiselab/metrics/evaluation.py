@@ -48,6 +48,10 @@ class Evaluation:
             self._floors[n] = frechet_distance(self._moments(self.source.test, range(n)), self.reference)
         return self._floors[n]
 
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test images, but no more than 1,000."""
+        return min(1000, len(self.source.test)) if n is None else n
+
     def _moments(self, images: ImageSet, indices: Sequence[int], batch_size: int = 500) -> Moments:
         moments = Moments(self.extractor.dim)
         for start in range(0, len(indices), batch_size):
@@ -66,7 +70,7 @@ class Evaluation:
 
         n None: as many as there are test images, but no more than 1,000.
         """
-        n = min(1000, len(self.source.test)) if n is None else n
+        n = self.size(n)
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
         started = time.monotonic()

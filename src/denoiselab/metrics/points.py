@@ -47,6 +47,10 @@ class PointEvaluation:
         self.source, self.directions = source, directions
         self.reference = source.in_plane(source.test.images)
 
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test points."""
+        return len(self.source.test) if n is None else n
+
     def floor(self, n: int) -> float:
         """The distance of the first n training points from the test points."""
         return self._distance(self.source.in_plane(self.source.train.images[:n]))
@@ -58,7 +62,7 @@ class PointEvaluation:
         self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 2048
     ) -> dict[str, Any]:
         """Figures of samples 0 ... n - 1 of a seed, in plain values. n None: as many as there are test points."""
-        n = len(self.source.test) if n is None else n
+        n = self.size(n)
         if n < 2:
             raise ConfigError(f"metrics.n={n}: a distance of distributions needs at least 2 points, and some hundreds")
         started = time.monotonic()
