@@ -38,7 +38,7 @@ COUNT_OR_NULL = Limit(1, null=True)
 FREE = ("trainer.devices", "trainer.precision", "trainer.deterministic", "ema.decay", "ema.sigma_rel")
 
 # What a checkpoint can be the best by, all of them the lower the better; "headline": what the chosen metrics judge by.
-SAMPLED = ("fid", "sfid", "kid", "mmd", "sliced_wasserstein")
+SAMPLED = ("fid", "sfid", "kid", "mmd", "cmmd", "sliced_wasserstein")
 MONITORS = ("headline", *SAMPLED, "bits_per_dim", "nats_per_dim", "val/loss")
 
 LIMITS = {

@@ -84,7 +84,7 @@ def _unseen(cfg: DictConfig) -> bool:
         found.add("nats_per_dim" if _points(cfg) else "bits_per_dim")
     if metrics := cfg.get("metrics"):
         found |= {"sliced_wasserstein"} if _is(metrics.get("evaluation"), "PointEvaluation") else {"fid"}
-        found |= set(metrics.get("figures") or ())
+        found |= {name for name, figure in (metrics.get("figures") or {}).items() if figure}
     return monitor not in found
 
 
