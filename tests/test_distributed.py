@@ -5,7 +5,9 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import astuple
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +59,8 @@ from denoiselab.objectives import WeightedMSE
 from denoiselab.pictures import grid
 from denoiselab.pipeline import balanced_labels
 from denoiselab.randomness import generator
+from denoiselab.samplers import DDIM
+from denoiselab.spacings import Trailing
 from denoiselab.time_sampling import LossSecondMoment, Uniform
 from denoiselab.weightings import Simple
 from gathered import same, without_times
@@ -259,6 +263,7 @@ def a_training_rank(rank: int, folder: Path) -> None:
             self.times: list[Tensor] = []
             self.images: list[Tensor] = []
             self.gradients: list[Tensor] = []
+            self.affordable, self.by_log_snr = 0, []
 
         def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
             self.times.append(system.times(len(batch["image"]), batch_idx)[1])
@@ -266,6 +271,13 @@ def a_training_rank(rank: int, folder: Path) -> None:
 
         def on_before_optimizer_step(self, trainer, system, optimizer) -> None:
             self.gradients.append(torch.cat([p.grad.flatten() for p in system.pipeline.parameters()]))
+
+        def on_train_end(self, trainer, system) -> None:
+            """Rank 1 takes at least .05 s a batch."""
+            made = tiny_system(recipe=tiny_recipe(Sleepy(0.05 * rank)))
+            counting = Evaluate(lambda: Evaluation(Specks(), Projection(), folder), batch_size=BATCH, max_seconds=1.0)
+            self.affordable = counting.affordable(made, 10_000)
+            self.by_log_snr = by_log_snr()
 
     system, seen = tiny_system(tiny_pipeline(unet=True, dropout=0.2), seed=3), Seen()
     evaluate = Evaluate(lambda: Evaluation(Specks(), Projection(), folder / "cache"), n=7, every=2, batch_size=BATCH)
@@ -286,6 +298,8 @@ def a_training_rank(rank: int, folder: Path) -> None:
         "times": seen.times,
         "images": seen.images,
         "gradient": seen.gradients[0],
+        "affordable": seen.affordable,
+        "by log-SNR": seen.by_log_snr,
         "alike": weights(alike.pipeline),
         "history": learning.history,
         "counts": learning.counts,
@@ -295,6 +309,25 @@ def a_training_rank(rank: int, folder: Path) -> None:
         "validated": {test: validated(test, folder, devices=2, strategy="ddp") for test in (1, 21)},
     }
     torch.save(found, folder / f"rank_{rank}.pt")
+
+
+def by_log_snr() -> list[tuple[float, ...]]:
+    """The errors of an untrained U-Net."""
+    from denoiselab.callbacks import LossByLogSNR
+
+    system = tiny_system(tiny_pipeline(unet=True))
+    return [astuple(row) for row in LossByLogSNR(batch_size=BATCH).measured(system, Specks())]
+
+
+class Sleepy:
+    """A sampler that takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.sampler = seconds, DDIM(1, Trailing())
+
+    def __call__(self, *args: Any) -> Tensor:
+        time.sleep(self.seconds)
+        return self.sampler(*args)
 
 
 def learner() -> tuple[Any, LossSecondMoment]:
@@ -386,6 +419,21 @@ def test_two_ranks_end_with_the_same_weights_average_and_figures(trained_ranks):
     assert not torch.equal(one["weights"], weights(tiny_pipeline(unet=True)))
     assert one["figures"] == other["figures"]
     assert one["figures"]["n"] == 7
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_on_the_number_of_samples_that_the_slower_one_can_make(trained_ranks):
+    """Of .05 s a batch or more, at most 20 fit into a second; the other rank alone would make many more."""
+    one, other = (found["affordable"] for found in trained_ranks[1])
+    assert one == other
+    assert 2 * BATCH <= one <= 2 * 20 * BATCH
+    assert one % (2 * BATCH) == 0
+
+
+@pytest.mark.slow
+def test_the_errors_by_log_snr_of_two_ranks_are_those_of_one_bit_by_bit(trained_ranks):
+    for found in trained_ranks[1]:
+        assert found["by log-SNR"] == by_log_snr()
 
 
 @pytest.mark.slow

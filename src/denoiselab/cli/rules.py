@@ -76,6 +76,18 @@ def _samples(cfg: DictConfig) -> bool:
     return _draws(cfg, "SampleGrid", "DenoisingStrip", "PointScatter", "PointProcess", "FewSteps")
 
 
+def _unseen(cfg: DictConfig) -> bool:
+    """Whether checkpoints are to be judged by a figure that this run does not find."""
+    monitor = _part(cfg.get("callbacks"), "checkpoint.monitor")
+    found = {None, "headline", "val/loss"}
+    if cfg.get("likelihood"):
+        found.add("nats_per_dim" if _points(cfg) else "bits_per_dim")
+    if metrics := cfg.get("metrics"):
+        found |= {"sliced_wasserstein"} if _is(metrics.get("evaluation"), "PointEvaluation") else {"fid"}
+        found |= {name for name, figure in (metrics.get("figures") or {}).items() if figure}
+    return monitor not in found
+
+
 _ALL = "; experiment=points takes all that points need"
 
 # What the parts themselves cannot see, as it is between them.
@@ -311,6 +323,11 @@ RULES = (
             (_part(cfg.get("schedule"), "beta_min") or 0) > (_part(cfg.get("schedule"), "beta_max") or math.inf)
         ),
         "schedule.beta_min is larger than schedule.beta_max; give the smaller one first",
+    ),
+    Rule(
+        _unseen,
+        "callbacks.checkpoint.monitor is a figure that these metrics and this likelihood do not find; take headline, "
+        "which is what they judge by, or val/loss (kid needs metrics=all, bits_per_dim and nats_per_dim a likelihood)",
     ),
     *CONFIG_RULES,
 )
