@@ -103,7 +103,8 @@ def check_again(trained: DictConfig, cfg: DictConfig) -> None:
 def evaluation(cfg: DictConfig, source: Source) -> Callable[..., dict[str, Any]]:
     """What turns (pipeline, recipe, n, seed, batch_size) into figures."""
     if "extractor" in cfg.metrics:
-        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache)
+        figures = {name: instantiate(part) for name, part in cfg.metrics.figures.items() if part}
+        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache, figures, cfg.metrics.keep)
     return instantiate(cfg.metrics.evaluation)(source)
 
 
