@@ -81,7 +81,9 @@ def parts(cfg: DictConfig) -> Parts:
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:
     """Figures that the data do not allow are refused now, not at the first evaluation."""
-    if str(cfg.metrics.extractor._target_).endswith("trained_classifier"):
+    if "weights" in cfg.metrics.extractor:
+        instantiate(cfg.metrics.extractor)(source)  # made once for what it raises: weights that are not there, and more
+    else:
         check_labels(source)
     if len(source.test) < 2:
         raise ConfigError(
