@@ -29,6 +29,7 @@ from denoiselab import progress
 from denoiselab.cli import checks, faults, named_runs, ranks, resume, rules, run_options, studies, sweeps
 from denoiselab.errors import ConfigError, IncompatibleError, Interrupted, UserError
 
+OF_A_RUN = ("sample", "evaluate", "export")  # commands that start from one that is there, and from its choices
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
@@ -116,7 +117,7 @@ def _put_in_place(before: list[str], words: list[str], multirun: bool = False) -
 
 def _register(command: str, overrides: list[str]) -> str:
     """What the run named there was sampled with is known as from_run; all of that in one string."""
-    if command in ("train", "report"):
+    if command not in OF_A_RUN:
         return ""
     return run_options.register(overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
 
@@ -129,7 +130,7 @@ def _checked(command: str, turns: list[list[str]], multirun: bool) -> list[DictC
         own = _register(command, words)
         if own not in known:  # runs that were sampled in the same way have the same slips
             known[own] = check(command, words, multirun)
-        if command != "train":
+        if command in OF_A_RUN:
             run_options.check_checkpoints(words, {str(cfg.checkpoint) for cfg in known[own]})
         jobs += known[own]
     return jobs
