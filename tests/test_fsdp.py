@@ -79,7 +79,7 @@ def a_rank(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {"validated": [], "figures": []}
     for strategy in STRATEGIES:
         system, trainer = trained(folder / strategy, strategy, beside=True)
-        found["figures"].append({k: v for k, v in system.figures.items() if k != "seconds"})
+        found["figures"].append({k: v for k, v in system.figures.items() if not k.endswith("seconds")})
         untrained, data = tiny_system(), ImageDataModule(Specks(), 8, 0)
         tiny_trainer(folder, devices=2, strategy=strategy).validate(untrained, data, verbose=False)
         found["validated"].append((untrained.losses["val/loss"], system.losses["val/loss"]))

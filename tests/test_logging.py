@@ -150,9 +150,12 @@ def test_the_processs_environment_is_as_it_was(done):
 
 def test_wandb_has_every_key_that_the_design_promises_at_the_trainers_steps(logged):
     rows = by_step(history(logged))
-    assert set(rows["fid"]) == set(rows["fid/floor"]) == set(rows["fid/class_accuracy"]) == {4, 6}
+    assert (
+        set(rows["fid"]) == set(rows["fid/floor"]) == set(rows["fid/seconds"]) == set(rows["class_accuracy"]) == {4, 6}
+    )
+    assert set(rows["fid/n"].values()) == {10}
     assert set(rows["samples"]) == {3, 6}
-    assert set(rows["denoising"]) == set(rows["likelihood"]) == {6}
+    assert set(rows["denoising"]) == set(rows["likelihood"]) == set(rows["loss_by_log_snr"]) == {6}
     assert set(rows["val/bits_per_dim"]) == set(rows["val/bits_per_dim/decoder"]) == {6}
     assert set(rows["train/loss"]) == set(rows["train/lr"]) == set(rows["train/images_per_second"]) == {2, 4, 6}
     assert len(rows["val/loss"]) == 2
@@ -239,8 +242,17 @@ def test_wandbs_summary_has_the_final_figures_with_their_words(figures, logged):
         if record.HasField("summary"):
             for item in record.summary.update:
                 summary[".".join(item.nested_key) or item.key] = json.loads(item.value_json)
-    for key in ("fid", "floor", "n", "extractor", "seed", "step"):
+    for key in ("fid", "floor", "n", "extractor", "seed", "step", "metrics_seconds"):
         assert summary[key] == figures[key]
+    assert (summary["best/fid"], summary["best/step"]) == (figures["best"]["value"], figures["best"]["step"])
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_fid_in_the_log_and_says_so_everywhere(figures, logged, folder):
+    (fid, step), best = min((fid, step) for step, fid in by_step(history(logged))["fid"].items()), figures["best"]
+    assert best == {"monitor": "fid", "value": pytest.approx(fid, rel=1e-12), "step": step, "n": 10}
+    state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert state["global_step"] == step
+    assert state["denoiselab"]["best"] == best
 
 
 def test_the_checkpoint_remembers_the_wandb_run_and_the_configuration(logged, folder, done):
@@ -268,6 +280,8 @@ def test_a_runs_folder_holds_what_the_design_says_and_nothing_half_written(folde
         "weight.png",
         "likelihood.csv",
         "likelihood.png",
+        "loss_by_log_snr.csv",
+        "loss_by_log_snr.png",
     }
 
 
@@ -283,7 +297,7 @@ def test_the_same_seed_in_another_folder_gives_the_same_figures(pictures, done, 
     words = f"{TINY} {FIGURES} logger=csv data.root={pictures} cache={tmp_path / 'cache'} seed=3"
     train.run(composed(f"{words} trainer.val_check_interval=2 callbacks.samples.every=1", tmp_path / "run"))
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    own = ("seconds", "train_seconds")
+    own = ("seconds", "train_seconds", "metrics_seconds", "sampling_seconds")
     assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in figures.items() if k not in own}
     assert not (tmp_path / "run" / "wandb").exists()
 

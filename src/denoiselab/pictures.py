@@ -71,6 +71,24 @@ def bars(drawn: Sequence[Bar], x: str, y: str, title: str, path: Path) -> np.nda
     return _finished(canvas, axes, x, y, title, path)
 
 
+def stairs(
+    edges: Sequence[tuple[float, float]], drawn: dict[str, list[float]], x: str, title: str, path: Path
+) -> np.ndarray:
+    """Values from one edge to the next, a panel for each name; to a file, and the picture, uint8 (h, w, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.4 * len(drawn)), dpi=110, layout="constrained")
+    canvas, panels = FigureCanvasAgg(figure), figure.subplots(len(drawn), sharex=True, squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels, drawn.items(), strict=True):
+        axes.stairs(values, [edges[0][0], *(high for _, high in edges)], linewidth=1.5, baseline=None)
+        axes.set(ylabel=name)
+        axes.grid(alpha=0.3)
+    panels[0].set_title(title, fontsize=9)
+    panels[-1].set(xlabel=x)
+    return _written(canvas, path)
+
+
 def curve(x: list[float], y: list[float], x_name: str, y_name: str, title: str, path: Path) -> np.ndarray:
     """A line, to a file; the picture too, uint8 (h, w, 3). The y-axis is logarithmic where values span 300-fold."""
     canvas, axes = _canvas()
@@ -110,6 +128,10 @@ def _finished(canvas: Any, axes: Any, x_name: str, y_name: str, title: str, path
     axes.set(xlabel=x_name, ylabel=y_name)
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
+    return _written(canvas, path)
+
+
+def _written(canvas: Any, path: Path) -> np.ndarray:
     canvas.draw()
     picture = np.array(canvas.buffer_rgba())[..., :3]
     write_png(picture, path)

@@ -2,14 +2,38 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 console = Console(stderr=True)
 _live: list[Progress] = []
+_jobs: "list[Jobs]" = []
+
+
+class _Count(MofNCompleteColumn):
+    """Units done, unless the task says what it counts."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["count"]) if "count" in task.fields else super().render(task)
+
+
+class _Left(TimeRemainingColumn):
+    """By the pace of the last 30 seconds, unless the task says it."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["left"], style="progress.remaining") if "left" in task.fields else super().render(task)
 
 
 @contextmanager
@@ -21,9 +45,9 @@ def live() -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        _Count(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _Left(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
@@ -66,3 +90,72 @@ def _lines(description: str, total: int, every: float = 10.0) -> Callable[..., N
             )
 
     return advance
+
+
+class Jobs:
+    """Several jobs one after the other, of which each is expected to take a time in proportion to its cost.
+
+    A bar on a terminal while the context is open, a line before each job where there is none.
+    """
+
+    def __init__(self, description: str, costs: Sequence[float]) -> None:
+        self.description, self.costs = description, list(costs)
+        self.begun, self.idle = 0, False
+        self._spent = self._seconds = 0.0  # on the jobs that took their time
+
+    def __enter__(self) -> "Jobs":
+        self._stack = ExitStack()
+        _jobs.append(self)
+        if sys.stderr.isatty():
+            self._progress = self._stack.enter_context(live())
+            self._task = self._progress.add_task(self.description, total=sum(self.costs), note="", count="", left="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sys.stderr.isatty():
+            self._progress.remove_task(self._task)
+        _jobs.remove(self)
+        self._stack.close()
+
+    @property
+    def left(self) -> float | None:
+        """The seconds that the present job and those after it are expected to take; None before one has ended."""
+        if not self._spent:
+            return None
+        return self._seconds / self._spent * sum(self.costs[max(0, self.begun - 1) :])
+
+    @contextmanager
+    def job(self) -> Iterator[None]:
+        """Around each job in turn."""
+        self.begun += 1
+        cost, started, self.idle = self.costs[min(self.begun, len(self.costs)) - 1], time.monotonic(), False
+        count, left = f"{self.begun}/{len(self.costs)}", self.left
+        told = "" if left is None else f"{_readable(left)} left"
+        if sys.stderr.isatty():
+            done = sum(self.costs[: self.begun - 1])
+            self._progress.update(self._task, completed=done, count=count, left=told)
+        else:
+            print(f"{self.description}: {count}{told and ', ' + told}", file=sys.stderr, flush=True)
+        yield
+        if not self.idle:
+            self._spent, self._seconds = self._spent + cost, self._seconds + time.monotonic() - started
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Around each job of those that a bar counts, if one does."""
+    with ExitStack() as stack:
+        for jobs in _jobs:
+            stack.enter_context(jobs.job())
+        yield
+
+
+def idle() -> None:
+    """Says that the present one of the jobs has had nothing to do, and so nothing is learnt of their pace."""
+    for jobs in _jobs:
+        jobs.idle = True
+
+
+def _readable(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

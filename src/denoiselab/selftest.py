@@ -36,6 +36,7 @@ APART = (
     "loops.fit_loop.epoch_progress",
     "loops.fit_loop.epoch_loop.state_dict",
     "loops.fit_loop.epoch_loop.val_loop",
+    "callbacks.Evaluate.seconds",
 )
 CLOCK = ("train/images_per_second", "seconds")
 

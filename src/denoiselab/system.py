@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,14 @@ from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import SampleNoise, generator, reseed
 from denoiselab.sharding import gathered, shard
 from denoiselab.time_sampling import LossSecondMoment
+
+
+class Figure(NamedTuple):
+    """A figure of a step's weights, of n samples or images."""
+
+    value: float
+    step: int
+    n: int
 
 
 class DiffusionSystem(pl.LightningModule):
@@ -49,6 +57,7 @@ class DiffusionSystem(pl.LightningModule):
         self.description = description or {}
         self.ema.bind(pipeline)
         self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
+        self.judged: dict[str, Figure] = {}  # the newest that steps are compared by: by name, of the same n all along
         self.losses: dict[str, float] = {}  # the newest of training and validation, as they were logged
         self.loss = torch.tensor(torch.nan)  # of the newest optimizer step, on this rank
         self._losses: list[Tensor] = []  # of the batches of the step that is being made
@@ -133,6 +142,7 @@ class DiffusionSystem(pl.LightningModule):
         figures = {f"val/{name}": total / count for name, total in zip(self.objective.names, sums, strict=True)}
         self.log_dict(figures, logger=False)  # Lightning would give them the step before
         self.losses |= figures
+        self.judged["val/loss"] = Figure(figures["val/loss"], self.global_step, int(count))
         for logger in self.loggers:
             logger.log_metrics(figures, step=self.global_step)
         self.validated_at = self.global_step

@@ -1,28 +1,34 @@
 """last.ckpt at each period and at the end, best.ckpt at each improvement, and never half a file."""
 
+import csv
+import math
 import os
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger
 
 from conftest import Projection, Specks, fit, tiny_system, tiny_trainer, weights
-from denoiselab.callbacks import Checkpoint, Evaluate
+from denoiselab.callbacks import BitsPerDim, Checkpoint, Evaluate
 from denoiselab.data import ImageDataModule
 from denoiselab.errors import BrokenRunError
-from denoiselab.metrics import Evaluation
+from denoiselab.likelihood import VariationalBound
+from denoiselab.metrics import Evaluation, LikelihoodEvaluation
+from denoiselab.system import Figure
 
 
 class Scripted(pl.Callback):
-    """Stand-in for an evaluation: the figures of each step as they are given."""
+    """Stand-in for an evaluation: the figures of each step as they are given, of n samples."""
 
-    def __init__(self, fids: dict[int, float]) -> None:
-        self.fids = fids
+    def __init__(self, fids: dict[int, float], n: int = 10) -> None:
+        self.fids, self.n = fids, n
 
     def on_train_batch_end(self, trainer, system, *_) -> None:
         if trainer.global_step in self.fids:
-            system.figures = {"fid": self.fids[trainer.global_step], "step": trainer.global_step}
+            system.figures = {"headline": "fid"}
+            system.judged["fid"] = Figure(self.fids[trainer.global_step], trainer.global_step, self.n)
 
 
 class Watching(pl.Callback):
@@ -81,7 +87,73 @@ def test_best_is_written_only_when_the_figure_has_improved(tmp_path):
     fit(tiny_system(), tmp_path, steps=7, callbacks=[script, checkpoint, watching])
     assert watching.best == [1, 1, 3, 3, 3, 6, 6]
     assert steps(tmp_path) == {"last.ckpt": 7, "best.ckpt": 6}
-    assert checkpoint.best == 1.5
+    assert checkpoint.best == {"monitor": "fid", "value": 1.5, "step": 6, "n": 10}
+
+
+def described(folder, name: str) -> dict | None:
+    return torch.load(folder / "checkpoints" / name, weights_only=True)["denoiselab"].get("best")
+
+
+def test_a_checkpoint_says_which_step_is_the_best_until_then_and_by_what(tmp_path):
+    script = Scripted({2: 3.0, 3: 4.0})
+    fit(tiny_system(), tmp_path, steps=4, callbacks=[script, Checkpoint(every_n_train_steps=1)])
+    told = {"monitor": "fid", "value": 3.0, "step": 2, "n": 10}
+    assert described(tmp_path, "best.ckpt") == described(tmp_path, "last.ckpt") == told
+
+
+def test_a_figure_that_is_nan_is_worse_than_any_other(tmp_path):
+    checkpoint = Checkpoint()
+    script = Scripted({1: math.nan, 2: 5.0, 3: math.nan})
+    fit(tiny_system(), tmp_path, steps=4, callbacks=[script, checkpoint])
+    assert steps(tmp_path)["best.ckpt"] == 2
+
+
+def test_without_figures_there_is_no_best_one(tmp_path):
+    fit(tiny_system(), tmp_path, steps=2, callbacks=[Checkpoint()])
+    assert steps(tmp_path) == {"last.ckpt": 2}
+
+
+def test_the_best_by_bits_a_dimension_is_the_step_whose_bound_was_lowest(tmp_path):
+    checkpoint, logger = Checkpoint(monitor="bits_per_dim"), CSVLogger(tmp_path, name="", version="")
+    likelihood = BitsPerDim(LikelihoodEvaluation(Specks(), VariationalBound(20, 3), 9), every=1)
+    fit(tiny_system(), tmp_path, steps=4, callbacks=[likelihood, checkpoint], logger=logger)
+    logger.save()
+    with (tmp_path / "metrics.csv").open() as file:
+        found = {float(row["val/bits_per_dim"]): int(row["step"]) for row in csv.DictReader(file) if row["step"]}
+    lowest = min(found)
+    assert checkpoint.best == {"monitor": "bits_per_dim", "value": pytest.approx(lowest), "step": found[lowest], "n": 9}
+    assert steps(tmp_path)["best.ckpt"] == found[lowest]
+
+
+def test_the_best_by_validation_is_of_the_weights_that_were_validated(tmp_path):
+    """A step is validated after all else that is done at it; what goes on from there ends as the run did."""
+    checkpoint, system = Checkpoint(monitor="val/loss"), tiny_system()
+    fit(system, tmp_path, steps=5, callbacks=[checkpoint], validate_every=2)
+    assert checkpoint.best is not None
+    assert steps(tmp_path)["best.ckpt"] == checkpoint.best["step"] in (2, 4)
+    assert checkpoint.best["n"] == len(Specks().test)
+    again = tiny_system()
+    trainer = tiny_trainer(tmp_path / "again", max_steps=5, val_check_interval=2)
+    best, data = tmp_path / "checkpoints" / "best.ckpt", ImageDataModule(Specks(), 8, 0)
+    trainer.validate(again, datamodule=data, ckpt_path=best, verbose=False)
+    assert again.losses["val/loss"] == checkpoint.best["value"]
+    trainer.fit(again, datamodule=data, ckpt_path=best)
+    assert torch.equal(weights(system.pipeline), weights(again.pipeline))
+    assert [torch.equal(a, b) for a, b in zip(system.ema.shadow, again.ema.shadow, strict=True)].count(False) == 0
+
+
+def test_a_figure_of_another_n_or_name_is_not_compared_with_the_best_until_then(tmp_path):
+    fit(tiny_system(), tmp_path, steps=2, callbacks=[Scripted({1: 2.0}, n=10), Checkpoint()])
+    for n, steps_done, kept in ((10, 3, 1), (20, 4, 4)):
+        trainer = tiny_trainer(
+            tmp_path,
+            max_steps=steps_done,
+            val_check_interval=1000,
+            callbacks=[Scripted({3: 2.5, 4: 2.5}, n), Checkpoint()],
+        )
+        data, last = ImageDataModule(Specks(), 8, 0), tmp_path / "checkpoints" / "last.ckpt"
+        trainer.fit(tiny_system(), datamodule=data, ckpt_path=last)
+        assert steps(tmp_path)["best.ckpt"] == kept, n
 
 
 def test_best_is_judged_by_the_evaluation_of_the_last_step_too(tmp_path):
@@ -89,7 +161,7 @@ def test_best_is_judged_by_the_evaluation_of_the_last_step_too(tmp_path):
     evaluate = Evaluate(lambda: Evaluation(Specks(), Projection(), tmp_path / "cache"), n=20)
     fit(system, tmp_path, steps=3, callbacks=[evaluate, checkpoint])
     assert steps(tmp_path) == {"last.ckpt": 3, "best.ckpt": 3}
-    assert checkpoint.best == system.figures["fid"]
+    assert checkpoint.best == {"monitor": "fid", "value": system.figures["fid"], "step": 3, "n": 20}
 
 
 def test_an_evaluation_is_of_the_averaged_weights(tmp_path):
@@ -112,7 +184,8 @@ def test_the_best_figure_is_remembered_by_a_run_that_goes_on(tmp_path):
     trainer.fit(
         tiny_system(), datamodule=ImageDataModule(Specks(), 8, 0), ckpt_path=tmp_path / "checkpoints" / "last.ckpt"
     )
-    assert again.best == 2.0
+    assert again.best == {"monitor": "fid", "value": 2.0, "step": 1, "n": 10}
+    assert described(tmp_path, "last.ckpt") == again.best
     assert steps(tmp_path) == {"last.ckpt": 4, "best.ckpt": 1, "previous.ckpt": 2}
 
 

@@ -5,6 +5,7 @@ from denoiselab.callbacks.effective_weight import EffectiveWeight
 from denoiselab.callbacks.evaluate import Evaluate
 from denoiselab.callbacks.finite import Finite
 from denoiselab.callbacks.likelihood import BitsPerDim
+from denoiselab.callbacks.loss_by_log_snr import LossByLogSNR
 from denoiselab.callbacks.loss_curve import LossCurve
 from denoiselab.callbacks.points import PointProcess, PointScatter
 from denoiselab.callbacks.progress import Pace, Progress
@@ -20,6 +21,7 @@ __all__ = [
     "EffectiveWeight",
     "Evaluate",
     "Finite",
+    "LossByLogSNR",
     "LossCurve",
     "Pace",
     "PointProcess",

@@ -1,4 +1,4 @@
-"""Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by the newest evaluation's figure."""
+"""Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by a figure of which the lowest is the best."""
 
 import itertools
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from denoiselab.callbacks.finite import diverged, finite
@@ -22,23 +23,35 @@ class Checkpoint(pl.Callback):
     """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and at the end; best.ckpt whenever
     `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
 
+    monitor: the name of one of system.judged, or "headline", that by which the evaluation judges; None: no best.ckpt.
+    val/loss is that of the validations in between, not of one that follows training. What the best one is best by
+    stands in its description as "best". It is the lowest of many noisy figures, and lower than another look at the same
+    weights would find: judge it anew, with another seed.
+
     previous.ckpt is the last one of an earlier step. Raises BrokenRunError where none can be written, and for weights
     that are NaN or infinite, which take no good one's place.
     """
 
-    def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "fid") -> None:
+    def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "headline") -> None:
         self.every_n_train_steps, self.monitor = every_n_train_steps, monitor
-        self.best: float | None = None
+        self.best: dict[str, Any] | None = None  # monitor, value, step, n
         self._judged_at = self._saved_at = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionSystem)
         self._saved_at = trainer.global_step  # else one that goes on would save in the midst of its first step
+        if self.best is not None:
+            pl_module.description["best"] = self.best
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._judge(trainer, pl_module)
         if due(trainer, self.every_n_train_steps) and self._saved_at != trainer.global_step:
             self._saved_at = trainer.global_step  # several batches may belong to one optimizer step
             self._save(trainer, pl_module, "last.ckpt")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor == "val/loss" and trainer.state.fn == TrainerFn.FITTING:
+            self._judge(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._judge(trainer, pl_module)
@@ -51,12 +64,15 @@ class Checkpoint(pl.Callback):
 
     def _judge(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         assert isinstance(system, DiffusionSystem)
-        if self.monitor not in system.figures or system.figures["step"] == self._judged_at:
+        name = system.figures.get("headline") if self.monitor == "headline" else self.monitor
+        figure = system.judged.get(name or "")
+        if figure is None or figure.step != trainer.global_step or figure.step == self._judged_at:
             return
-        self._judged_at, value = system.figures["step"], system.figures[self.monitor]
-        if self.best is None or math.isnan(self.best) or value < self.best:
-            self.best = value
-            self._save(trainer, system, "best.ckpt")
+        self._judged_at = figure.step
+        if not _better(self.best, new := {"monitor": name, **figure._asdict()}):
+            return
+        self.best = system.description["best"] = new
+        self._save(trainer, system, "best.ckpt")
 
     def _save(self, trainer: pl.Trainer, system: pl.LightningModule, name: str) -> None:
         assert isinstance(system, DiffusionSystem)
@@ -96,6 +112,13 @@ class Checkpoint(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def _better(best: dict[str, Any] | None, new: dict[str, Any]) -> bool:
+    """Whether the new one takes its place: one of another figure or n cannot be compared with it, and does."""
+    if best is None or any(best[key] != new[key] for key in ("monitor", "n")) or math.isnan(best["value"]):
+        return True
+    return bool(new["value"] < best["value"])
 
 
 def _keep(path: Path, other: Path) -> None:

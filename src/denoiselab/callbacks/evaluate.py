@@ -1,42 +1,110 @@
 """Figures of the averaged weights, while training and at its end: the headline figure and what stands beside it."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 
+from denoiselab import distributed
 from denoiselab.callbacks.logging import log_figures
 from denoiselab.callbacks.periodic import Periodic
-from denoiselab.system import DiffusionSystem
+from denoiselab.metrics import Evaluation, PointEvaluation
+from denoiselab.pipeline import balanced_labels
+from denoiselab.progress import console
+from denoiselab.system import DiffusionSystem, Figure
 
 
 class Evaluate(Periodic):
-    """Leaves its newest figures in system.figures.
+    """Leaves its newest figures in system.figures, and in system.judged those that steps are compared by.
 
-    `evaluation` makes the evaluation at its first use: it may train an extractor, and training should start soon. The
-    evaluation is called with (pipeline, recipe, n, seed, batch_size); its figures name their "headline".
+    `evaluation` makes the evaluation at its first use: it may train an extractor, and training should start soon.
+
+    Figures of different n cannot be compared (FID falls with n), so that of the evaluations while training is decided
+    once, at the first of them: as many whole batches as are expected to be generated within `max_seconds` (None: no
+    limit), at least one a device and no more than n. A run that goes on keeps to it. The evaluation at the end of
+    training is of all n; where these are more, the last step is judged by the smaller n too, as the steps before it
+    were.
     """
 
     def __init__(
         self,
-        evaluation: Callable[[], Callable[..., dict[str, Any]]],
+        evaluation: Callable[[], Evaluation | PointEvaluation],
         n: int | None = None,
         every: int | None = None,
         seed: int = 0,
         batch_size: int = 100,
+        max_seconds: float | None = None,
     ) -> None:
         super().__init__(every)
         self.make_evaluation = evaluation
-        self.n, self.seed, self.batch_size = n, seed, batch_size
-        self._evaluation: Callable[..., dict[str, Any]] | None = None
+        self.n, self.seed, self.batch_size, self.max_seconds = n, seed, batch_size, max_seconds
+        self.n_while_training: int | None = None  # not decided yet
+        self.seconds = 0.0  # of all evaluations of the run
+        self._evaluation: Evaluation | PointEvaluation | None = None
 
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+        started = time.monotonic()
         if self._evaluation is None:
             self._evaluation = self.make_evaluation()
+        n = self._evaluation.size(self.n)
         with system.ema.swapped():
-            figures = self._evaluation(system.pipeline, system.recipe, self.n, self.seed, self.batch_size)
-        system.figures = {**figures, "step": trainer.global_step}
-        if trainer.is_global_zero:
-            headline = figures["headline"]
-            beside = [name for name in ("floor", "class_accuracy", "off_plane", "seconds") if name in figures]
-            log_figures(trainer, {headline: figures[headline]} | {f"{headline}/{k}": figures[k] for k in beside})
+            if not self.at_the_end and self.n_while_training is None:
+                self.n_while_training = self.affordable(system, n)
+            compared = min(n, self.n_while_training or n)
+            figures = self._found(system, compared)
+            self._judge(trainer, system, figures)
+            if self.at_the_end and compared < n:
+                figures = self._found(system, n)
+        self.seconds += time.monotonic() - started
+        system.figures = {**figures, "step": trainer.global_step, "metrics_seconds": round(self.seconds, 2)}
+
+    def _found(self, system: DiffusionSystem, n: int) -> dict[str, Any]:
+        assert self._evaluation is not None
+        return self._evaluation(system.pipeline, system.recipe, n, self.seed, self.batch_size)
+
+    def _judge(self, trainer: pl.Trainer, system: DiffusionSystem, figures: dict[str, Any]) -> None:
+        """To the loggers, and to whoever compares steps."""
+        told = {*system.recipe.words, "classifier_test_accuracy"}  # how it was found, no figure of the model
+        found = {name: value for name, value in figures.items() if isinstance(value, float) and name not in told}
+        system.judged |= {name: Figure(value, trainer.global_step, figures["n"]) for name, value in found.items()}
+        beside = {"n": figures["n"], **found}
+        log_figures(trainer, {logged_as(name, figures["headline"]): value for name, value in beside.items()})
+
+    def affordable(self, system: DiffusionSystem, n: int) -> int:
+        """The n of the evaluations while training, the same on all ranks, which sample their batches side by side."""
+        at_once = self.batch_size * distributed.world_size()
+        if self.max_seconds is None or n <= at_once:
+            return n
+        seconds = self._seconds_a_batch(system)
+        if seconds * n > self.max_seconds * at_once:  # the first one may have compiled something
+            seconds = min(seconds, self._seconds_a_batch(system))
+        most = max(1, int(self.max_seconds / seconds)) * at_once
+        if most < n and not distributed.rank():
+            console.print(
+                f"figures while training are of {most} of {n} samples, which take about {most / at_once * seconds:.0f} "
+                f"s (metrics.max_seconds={self.max_seconds:g}); those at the end are of all",
+                highlight=False,
+                soft_wrap=True,
+            )
+        return min(n, most)
+
+    def _seconds_a_batch(self, system: DiffusionSystem) -> float:
+        """Of the slowest rank, in whole microseconds."""
+        indices, started = range(self.batch_size), time.monotonic()
+        labels = balanced_labels(indices, system.description["num_classes"])
+        system.pipeline.sample(system.recipe, indices, labels, self.seed)
+        return distributed.all_max(max(1, int(1e6 * (time.monotonic() - started)))) / 1e6
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n_while_training": self.n_while_training, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.n_while_training, self.seconds = state_dict["n_while_training"], state_dict["seconds"]
+
+
+def logged_as(name: str, headline: str) -> str:
+    """A figure's key in the loggers: its own; what other figures may have too, such as a floor, stands behind it."""
+    if name.startswith("floor."):
+        return f"{name.removeprefix('floor.')}/floor"
+    return f"{headline}/{name}" if name in ("n", "floor", "seconds", "sampling_seconds") else name

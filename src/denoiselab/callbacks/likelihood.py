@@ -5,11 +5,11 @@ import pytorch_lightning as pl
 from denoiselab.callbacks.logging import log_figures, log_picture, run_folder
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.metrics.likelihood import LikelihoodEvaluation
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import DiffusionSystem, Figure
 
 
 class BitsPerDim(Periodic):
-    """val/bits_per_dim with its parts and errors; the newest in likelihood.csv, likelihood.png and system.figures."""
+    """val/bits_per_dim with its parts and errors; the newest in likelihood.csv and .png, and in system.figures."""
 
     def __init__(self, evaluation: LikelihoodEvaluation, every: int | None = None) -> None:
         super().__init__(every)
@@ -19,6 +19,8 @@ class BitsPerDim(Periodic):
         with system.ema.swapped():
             judged = self.evaluation(system.pipeline)
         system.figures = {**system.figures, **judged.figures}
+        value, n = judged.figures[judged.name], judged.figures["likelihood.n"]
+        system.judged[judged.name] = Figure(value, trainer.global_step, n)
         if trainer.is_global_zero:
             log_figures(trainer, {f"val/{name}": value for name, value in judged.logged.items()})
             picture = judged.write(run_folder(trainer))

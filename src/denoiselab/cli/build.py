@@ -1,6 +1,6 @@
 """From a configuration to its parts, each instantiated once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from denoiselab.metrics.classifier import check_labels
 from denoiselab.metrics.evaluation import Evaluation
 from denoiselab.metrics.likelihood import LikelihoodEvaluation
 from denoiselab.metrics.likelihood import check as check_likelihood
+from denoiselab.metrics.points import PointEvaluation
 from denoiselab.objectives import Objective
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import seed_for
@@ -80,7 +81,9 @@ def parts(cfg: DictConfig) -> Parts:
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:
     """Figures that the data do not allow are refused now, not at the first evaluation."""
-    if str(cfg.metrics.extractor._target_).endswith("trained_classifier"):
+    if "weights" in cfg.metrics.extractor:
+        instantiate(cfg.metrics.extractor)(source)  # made once for what it raises: weights that are not there, and more
+    else:
         check_labels(source)
     if len(source.test) < 2:
         raise ConfigError(
@@ -98,11 +101,13 @@ def check_again(trained: DictConfig, cfg: DictConfig) -> None:
     rules.check_rules(both, rules.CONFIG_RULES)
 
 
-def evaluation(cfg: DictConfig, source: Source) -> Callable[..., dict[str, Any]]:
+def evaluation(cfg: DictConfig, source: Source) -> Evaluation | PointEvaluation:
     """What turns (pipeline, recipe, n, seed, batch_size) into figures."""
     if "extractor" in cfg.metrics:
-        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache)
-    return instantiate(cfg.metrics.evaluation)(source)
+        figures = {name: instantiate(part) for name, part in cfg.metrics.figures.items() if part}
+        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache, figures, cfg.metrics.keep)
+    made: PointEvaluation = instantiate(cfg.metrics.evaluation)(source)
+    return made
 
 
 def likelihood(cfg: DictConfig, source: Source) -> LikelihoodEvaluation:

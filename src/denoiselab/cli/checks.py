@@ -78,8 +78,10 @@ def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
         raise ConfigError(f"{key}={shown(value)} is not a list; write {key}=[...], as {list(default)} is")
     if value == "":
         raise ConfigError(f"{key} is empty; leave it out for what it is by default, {shown(default)}")
+    if listed and not len(default):
+        return  # nothing says what it holds
     for item in value if listed else [value]:
-        example = default[0] if listed and len(default) else default
+        example = default[0] if listed else default
         kind = float if isinstance(example, float) else type(example)
         fits = isinstance(item, int | float) if kind is float else isinstance(item, kind)
         if isinstance(item, bool) != isinstance(example, bool) or not fits:

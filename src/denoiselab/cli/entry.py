@@ -4,7 +4,9 @@ import itertools
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.cli import checks, faults, ranks, resume, rules, run_options, studies, sweeps
+from denoiselab import progress
+from denoiselab.cli import checks, faults, named_runs, ranks, resume, rules, run_options, studies, sweeps
 from denoiselab.errors import ConfigError, IncompatibleError, Interrupted, UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -42,31 +45,25 @@ def main(command: str) -> None:
         given = list(arguments.overrides)
         if command == "train":
             arguments.overrides = _run_words(arguments.overrides, arguments.multirun)
-        there = ranks.rank() > 0 or _given_folder(arguments.overrides)
-        if command not in ("train", "report"):
-            run_options.register(arguments.overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
-        if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
-            check(command, arguments.overrides, arguments.multirun)
-            if command == "train" and not arguments.multirun and ranks.rank() == 0 and not ranks.started_here():
-                resume.compare(given, partial(composed, command, arguments.overrides))
-
-        @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
-        def task(cfg: DictConfig) -> Any:
-            run = partial(import_module(f"denoiselab.cli.{command}").run, cfg)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return sweeps.surviving(partial(_checked_job, command, run))
-            try:
-                return run()
-            except (UserError, InstantiationException) as error:
-                if not there:
-                    _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-                _tell(error)
-
+        shows = arguments.help or arguments.hydra_help or arguments.info or arguments.cfg
+        turns, multirun = [arguments.overrides], arguments.multirun
+        if command == "evaluate":
+            turns = named_runs.turns(arguments.overrides, multirun)[: 1 if shows else None]
+            multirun |= len(turns) > 1
+        jobs = [] if shows else _checked(command, turns, multirun)
+        if command == "train" and not (shows or multirun or ranks.rank() or ranks.started_here()):
+            resume.compare(given, partial(composed, command, arguments.overrides))
+        together = Path(f"outputs/evaluations/{time.strftime('%Y-%m-%d_%H-%M-%S')}") if len(turns) > 1 else None
         try:
-            with faults.told(), sweeps.launched():
-                task()
+            with _progress(command, jobs, arguments.overrides):
+                for words in turns:
+                    _register(command, words)
+                    _put_in_place(arguments.overrides, words, multirun and not arguments.multirun)
+                    arguments = parser.parse_args()
+                    with faults.told(), sweeps.launched():
+                        _task(command, ranks.rank() > 0 or _given_folder(words))()
         finally:
-            status = sweeps.conclude()
+            status = sweeps.conclude(together)
         sys.exit(status)
     except (UserError, InstantiationException) as error:
         _tell(error)
@@ -83,14 +80,72 @@ def main(command: str) -> None:
         _stop("interrupted", status=130)
 
 
+def _task(command: str, there: bool) -> Callable[[], None]:
+    """Hydra's run of a command; `there` says that the folder of a single run is not its own."""
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
+    def task(cfg: DictConfig) -> Any:
+        run = partial(import_module(f"denoiselab.cli.{command}").run, cfg)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            with progress.job():
+                return sweeps.surviving(partial(_checked_job, command, run))
+        try:
+            return run()
+        except (UserError, InstantiationException) as error:
+            if not there:
+                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            _tell(error)
+
+    return task
+
+
 def _run_words(overrides: list[str], multirun: bool) -> list[str]:
     """The overrides with those of the run to go on with, and this process's; on the command line too, for Hydra."""
     whole = ranks.as_one_of_several(resume.words(overrides, multirun), multirun)
-    flags = list(sys.argv[1:])
-    for word in overrides:
-        flags.remove(word)
-    sys.argv[1:] = [*flags, *whole]
+    _put_in_place(overrides, whole)
     return whole
+
+
+def _put_in_place(before: list[str], words: list[str], multirun: bool = False) -> None:
+    """Other overrides on the command line, and -m if it is to be one of several jobs."""
+    flags = list(sys.argv[1:])
+    for word in before:
+        flags.remove(word)
+    sys.argv[1:] = [*flags, *(["-m"] if multirun else []), *words]
+
+
+def _register(command: str, overrides: list[str]) -> str:
+    """What the run named there was sampled with is known as from_run; all of that in one string."""
+    if command in ("train", "report"):
+        return ""
+    return run_options.register(overrides, lambda: composed("train", ["guidance=none", "threshold=none"]))
+
+
+def _checked(command: str, turns: list[list[str]], multirun: bool) -> list[DictConfig]:
+    """The configurations of all jobs of all runs. Raises what is wrong with the first that cannot be."""
+    jobs: list[DictConfig] = []
+    known: dict[str, list[DictConfig]] = {}
+    for words in turns:
+        own = _register(command, words)
+        if own not in known:  # runs that were sampled in the same way have the same slips
+            known[own] = check(command, words, multirun)
+        if command != "train":
+            run_options.check_checkpoints(words, {str(cfg.checkpoint) for cfg in known[own]})
+        jobs += known[own]
+    return jobs
+
+
+def _progress(command: str, jobs: list[DictConfig], overrides: list[str]) -> AbstractContextManager[Any]:
+    """A bar over the jobs of an evaluation, unless a launcher has them run elsewhere."""
+    if command != "evaluate" or len(jobs) < 2 or any(word.startswith("hydra/launcher") for word in overrides):
+        return nullcontext()
+    return progress.Jobs("evaluations", [_cost(cfg) for cfg in jobs])
+
+
+def _cost(cfg: DictConfig) -> float:
+    """What an evaluation takes, in about the time of an image's pass through the network."""
+    samples = (cfg.n or 500) * (cfg.sampler.get("steps") or 1) if cfg.metrics else 0
+    return float(1000 + samples + (50 * (cfg.likelihood.get("n") or 500) if cfg.likelihood else 0))
 
 
 def _tell(error: Exception) -> NoReturn:
@@ -126,8 +181,8 @@ def _stop(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def check(command: str, overrides: list[str], multirun: bool) -> None:
-    """Every configuration that the command line means, checked before the first is run."""
+def check(command: str, overrides: list[str], multirun: bool) -> list[DictConfig]:
+    """Every configuration that the command line means, checked before the first is run; none of a search."""
     known: dict[tuple[str, ...], DictConfig] = {}
 
     def once(words: list[str]) -> DictConfig:
@@ -136,6 +191,7 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
         return known[tuple(words)]
 
     said: dict[str, None] = {}
+    jobs: list[DictConfig] = []
     sweep = _sweep(command, overrides, multirun)
     params = [f"{key}={values}" for key, values in ((sweep and sweep.sweeper.params) or {}).items()]
     values = _values([*params, *overrides], multirun or sweep is not None)
@@ -144,12 +200,14 @@ def check(command: str, overrides: list[str], multirun: bool) -> None:
     else:
         for words in map(list, itertools.product(*values.values())):
             checks.check_words(words, CONF, once)
+            jobs.append(once(words))
             for told in rules.advice(once(words)):
                 said.setdefault(told)
     for told in said if ranks.rank() == 0 and not ranks.started_here() else ():
         print(f"{command}: note: {told}", file=sys.stderr)
     if sweep is not None:
         sweeps.check_folder(sweep, overrides)
+    return jobs
 
 
 def _check_search(values: dict[str, list[str]], once: Callable[[list[str]], DictConfig]) -> None:

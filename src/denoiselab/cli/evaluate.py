@@ -1,30 +1,208 @@
-"""python evaluate.py run=<folder>: figures of a trained run, with other samplers, steps or guidance than it had."""
+"""python evaluate.py run=<folder>: figures of a trained run, with other samplers, steps or guidance than it had.
 
+Sample i of a seed starts from the same noise and is of the same class whatever the run and the words: figures of one
+seed are compared in pairs.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import build, runs
-from denoiselab.errors import ConfigError
+from denoiselab.cli import build, exports, identity, kept, resume, run_options, runs, state, wandb_runs
+from denoiselab.data.points import Points
+from denoiselab.data.source import Source
+from denoiselab.errors import ConfigError, Interrupted, RunError
+from denoiselab.pictures import grid, write_png
+from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
+from denoiselab.point_pictures import beside
+from denoiselab.progress import console, idle
+
+if TYPE_CHECKING:
+    import wandb
+
+SHOWN, COLUMNS = 40, 10  # the first samples of the seed
+POINTS = 2000
 
 
 def run(cfg: DictConfig) -> float:
-    """Writes metrics.json beside the run's own files; returns the headline figure."""
+    """Writes metrics.json and pictures beside the run's own files; returns the headline figure."""
+    if not cfg.metrics.get("extractor") and not cfg.metrics.get("evaluation") and not cfg.likelihood:
+        raise ConfigError("metrics=none likelihood=none leave nothing to find; take metrics=fid or likelihood=bound")
     folder = Path(HydraConfig.get().runtime.output_dir)
     pipeline, trained, about = runs.given(cfg)
     build.check_again(trained, cfg)
-    source, figures = instantiate(trained.data), {}
-    if "extractor" in cfg.metrics or "evaluation" in cfg.metrics:
-        evaluation = build.evaluation(cfg, source)
-        figures = evaluation(pipeline, build.recipe(cfg), cfg.n, cfg.seed, cfg.batch_size)
-    if cfg.likelihood:
-        judged = build.likelihood(cfg, source)(pipeline)
-        judged.write(folder)
-        figures = {"headline": judged.name} | judged.figures | figures
-    if not figures:
-        raise ConfigError("metrics=none likelihood=none leave nothing to find; take metrics=fid or likelihood=bound")
-    runs.write_json(figures | about["origin"] | {"code": runs.code_version()}, folder / "metrics.json")
-    runs.conclude("", figures, sorted([*folder.glob("likelihood.*"), folder / "metrics.json"]))
+    if cfg.run:
+        _tell_if_going_on(Path(cfg.run), about["origin"])
+    data = _data(cfg, trained)
+    samples = "extractor" in cfg.metrics or "evaluation" in cfg.metrics
+    evaluation = build.evaluation(cfg, data) if samples else None
+    digest = getattr(getattr(evaluation, "extractor", None), "digest", "")
+    own = identity.identity(cfg, trained, pipeline, data, digest, about["origin"])
+    home = Path(run_options.beside(cfg.run, _choices()["analytic"])) / "evaluate"
+    hydra = HydraConfig.get()
+    asked = hydra.mode == RunMode.MULTIRUN or any(str(w).startswith("hydra.run.dir") for w in hydra.overrides.hydra)
+    with _stopping(), kept.evaluating(folder, home, own, cfg.again, copies=asked) as work:
+        if work.finished is None:
+            with _logged(cfg, trained, about, work) as log:
+                figures: dict[str, Any] = {}
+                if evaluation is not None:
+                    recipe = build.recipe(cfg)
+                    _draw(pipeline, recipe, data, cfg, folder)
+                    figures = work.part(
+                        "samples",
+                        lambda: evaluation(pipeline, recipe, cfg.n, cfg.seed, cfg.batch_size, work.saved),
+                    )
+                if cfg.likelihood:
+                    figures = work.part("likelihood", lambda: _likelihood(cfg, data, pipeline, folder)) | figures
+                facts = {"code": runs.code_version(), "source": identity.source(), "identity": own}
+                figures = _of_data(data) | figures | about["origin"] | facts
+                work.conclude(figures)
+                _log(log, figures, folder)
+        else:
+            idle()
+            figures = json.loads((work.folder / kept.METRICS).read_text())
+            told = f"evaluated before, in {runs.near(work.finished)}; again=true evaluates anew"
+            console.print(told, highlight=False, soft_wrap=True)
+        runs.conclude("", figures, work.made)
+    if work.folder != folder.resolve():
+        shutil.rmtree(folder)  # Hydra's, in which there is nothing but the words
     return figures[figures["headline"]]
+
+
+def _tell_if_going_on(folder: Path, origin: Mapping[str, Any]) -> None:
+    """A run may be evaluated while it trains; its checkpoint is what counts."""
+    if exports.is_export(folder):
+        return
+    try:
+        state.check_idle(folder)
+    except RunError:
+        told = f"{folder} is still training: this is of its checkpoint={origin['checkpoint']}, of step {origin['step']}"
+        console.print(told, highlight=False, soft_wrap=True)
+
+
+def _data(cfg: DictConfig, trained: DictConfig) -> Source:
+    """The data that the run was trained on, which may have moved. Raises RunError if they are others."""
+    moved = "data.root" in dict(map(resume.pair, HydraConfig.get().overrides.task))
+    if cfg.run and moved:
+        trained.data.root = os.path.abspath(cfg.data.root)
+    data = instantiate(trained.data)
+    known = _known_fingerprint(cfg.run)
+    if known and not data.fingerprint.startswith(known):
+        told = f"data.root={trained.data.get('root')} holds other data than run={cfg.run} was trained on"
+        told += f" (fingerprint {data.fingerprint[: len(known)]}, and it was {known})"
+        if moved:
+            raise RunError(f"{told}; give the folder of the same files")
+        console.print(f"note: {told}", highlight=False, soft_wrap=True)
+    return data
+
+
+def _known_fingerprint(folder: str | None) -> str:
+    """That of the data of a run, where its own figures tell it."""
+    path = Path(folder or os.devnull) / kept.METRICS
+    return str(json.loads(path.read_text()).get("data_fingerprint", "")) if path.is_file() else ""
+
+
+def _of_data(data: Source) -> dict[str, Any]:
+    split = f"train {len(data.train)}, test {len(data.test)}"
+    return {"data": data.name, "split": split, "data_fingerprint": data.fingerprint[:16]}
+
+
+def _likelihood(cfg: DictConfig, data: Source, pipeline: Pipeline, folder: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    judged = build.likelihood(cfg, data)(pipeline)
+    judged.write(folder)
+    return {"headline": judged.name, "seconds": round(time.monotonic() - started, 2)} | judged.figures
+
+
+def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, folder: Path) -> None:
+    """The first samples that are judged: grid.png, or points.png beside as many test points."""
+    points = isinstance(data, Points)
+    most = POINTS if points else SHOWN
+    path = folder / ("points.png" if points else "grid.png")
+    if path.exists():  # of an evaluation that is gone on with
+        return
+    indices = range(min(most, cfg.n or len(data.test)))
+    labels = balanced_labels(indices, data.num_classes)
+    made = torch.cat([b.images for b in pipeline.generate(recipe, indices, labels, cfg.seed, cfg.batch_size)])
+    if isinstance(data, Points):
+        told = labels if pipeline.conditioner.vector_dim else None
+        write_png(beside(data, data.in_plane(made), told), path)
+    else:
+        write_png(grid(made, COLUMNS), path)
+
+
+@contextmanager
+def _logged(
+    cfg: DictConfig, trained: DictConfig, about: Mapping[str, Any], work: kept.Kept
+) -> Iterator["wandb.Run | None"]:
+    """A W&B run in the group of the trained run, which is closed whatever happens; None where none is wanted."""
+    if not cfg.logger:
+        yield None
+        return
+    home = Path(about["origin"].get("run", "analytic"))
+    group = about.get("wandb_group") or (home.absolute().parent.name if cfg.run else "analytic")
+    config = build.plain(cfg) | about["origin"] | ({"trained": build.plain(trained)} if cfg.run else {})
+    before = state.read(work.folder).get("wandb_id")
+    log = wandb_runs.opened(cfg.logger, work.folder, "evaluate", _tags(cfg.run), group, config, before)
+    state.write(work.folder, wandb_id=log.id)
+    try:
+        yield log
+    except BaseException:
+        log.finish(exit_code=1)
+        raise
+    log.finish(exit_code=0)
+
+
+def _tags(folder: str | None) -> list[str]:
+    """The options of the run, and those chosen now in place of them."""
+    path = Path(folder or os.devnull) / ".hydra" / "hydra.yaml"
+    chosen: dict[str, str] = {}
+    for choices in (OmegaConf.load(path).hydra.runtime.choices if path.is_file() else {}, _choices()):
+        chosen |= {k: v for k, v in choices.items() if v not in (None, "from_run") and "/" not in k and "@" not in k}
+    return [f"{axis}={word}" for axis, word in chosen.items() if axis != "hydra"]
+
+
+def _choices() -> Mapping[str, str]:
+    return HydraConfig.get().runtime.choices
+
+
+def _log(log: "wandb.Run | None", figures: dict[str, Any], folder: Path) -> None:
+    if log is None:
+        return
+    import wandb
+
+    log.summary.update(figures)
+    words = f"seed {figures.get('sample_seed')}, NFE {figures.get('nfe')}, {figures.get('sampler')}"
+    for key, name in {"samples": "grid.png", "points": "points.png", "likelihood": "likelihood.png"}.items():
+        if (folder / name).exists():
+            log.log({key: wandb.Image(str(folder / name), caption=words)})
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: what is done is kept, and the W&B run is closed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"{signal.Signals(number).name}: the same command goes on from here", 128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.cli import exports, run_options, runs
 from denoiselab.errors import RunError
+from denoiselab.progress import console
 
 
 def run(cfg: DictConfig) -> None:
@@ -20,6 +21,9 @@ def run(cfg: DictConfig) -> None:
     facts = {key: about[key] for key in ("config", "image_shape", "num_classes", "class_names", "step")}
     facts |= {key: origin[key] for key in ("checkpoint", "ema")} | {"code": runs.code_version()}
     facts["unresolved"] = OmegaConf.to_container(run_options.saved_config(cfg.run), resolve=False)
+    before = path.exists()
     exports.write(path, weights, facts)
+    if before:
+        console.print("in place of an earlier export, which is gone", highlight=False)
     parameters = sum(values.numel() for values in weights.values())
     runs.conclude(f"{parameters:,} weights of step {about['step']}, {origin['ema']}", {}, [path])

@@ -44,7 +44,8 @@ def fit(
     if cfg.metrics:
         own = cfg.metrics
         make = partial(build.evaluation, cfg, parts.source)
-        callbacks["evaluate"] = Evaluate(make, own.n, own.every, own.seed, own.batch_size)
+        evaluate = Evaluate(make, own.n, own.every, own.seed, own.batch_size, own.max_seconds)
+        callbacks["evaluate"] = evaluate
     if cfg.likelihood:
         callbacks["likelihood"] = BitsPerDim(build.likelihood(cfg, parts.source), cfg.likelihood.every)
     if system.ema.snapshot_every:
@@ -158,12 +159,20 @@ def _conclude(
         "ema": str(system.ema.profiles[0]),
         "code": runs.code_version(),
     }
-    runs.write_json(figures, folder / "metrics.json")
+    best = system.description.get("best")
+    runs.write_json(figures | ({"best": best} if best else {}), folder / "metrics.json")
     log_summary(trainer, figures)
+    if best:
+        log_summary(trainer, {f"best/{best['monitor']}": best["value"], "best/step": best["step"]})
     made = (folder / "samples").glob(f"*_{trainer.global_step}.*")
     pictures = sorted((path for path in made if path.suffix in (".png", ".gif")), reverse=True)
     said = f"{trainer.global_step} steps in {figures['train_seconds']:.0f} s"
     runs.conclude(said, figures, [*pictures, folder / "metrics.json"])
+    if best and best["step"] != trainer.global_step:
+        told = f"checkpoint=best is of step {best['step']}: {best['monitor']} {best['value']:.4g} (n {best['n']})"
+        if last := system.judged.get(best["monitor"]):
+            told += f"; at step {last.step} it was {last.value:.4g}"
+        console.print(told, highlight=False, soft_wrap=True)
     return system.figures.get(system.figures.get("headline", ""))
 
 

@@ -37,6 +37,10 @@ COUNT_OR_NULL = Limit(1, null=True)
 # What Lightning judges itself, in more forms than a type can tell; and what is a number or a list of numbers.
 FREE = ("trainer.devices", "trainer.precision", "trainer.deterministic", "ema.decay", "ema.sigma_rel")
 
+# What a checkpoint can be the best by, all of them the lower the better; "headline": what the chosen metrics judge by.
+SAMPLED = ("fid", "sfid", "kid", "mmd", "cmmd", "sliced_wasserstein")
+MONITORS = ("headline", *SAMPLED, "bits_per_dim", "nats_per_dim", "val/loss")
+
 LIMITS = {
     "seed": NATURAL,
     "batch_size": COUNT,
@@ -157,8 +161,18 @@ LIMITS = {
     "logger.mode": Limit(words=("offline", "online")),
     "metrics.every": COUNT_OR_NULL,
     "metrics.n": Limit(2),
+    "metrics.max_seconds": Limit(0, above=True, null=True),
     "metrics.seed": NATURAL,
     "metrics.batch_size": COUNT,
+    "metrics.keep": Limit(10),
+    "metrics.figures.fid.resamples": Limit(2, null=True),
+    "metrics.figures.mmd.sigma": Limit(0, above=True, null=True),
+    "metrics.figures.cmmd.sigma": POSITIVE,
+    "metrics.figures.cmmd.scale": POSITIVE,
+    "metrics.figures.inception_score.splits": COUNT,
+    "metrics.figures.precision_recall.k": COUNT,
+    "metrics.figures.density_coverage.k": COUNT,
+    "metrics.figures.memorisation.ratio": Limit(0, 1, above=True),
     "metrics.evaluation.directions": COUNT,
     "likelihood.every": COUNT_OR_NULL,
     "likelihood.n": Limit(2, null=True),
@@ -199,6 +213,9 @@ LIMITS = {
     "callbacks.few_steps.n": Limit(2),
     "callbacks.few_steps.seed": NATURAL,
     "callbacks.few_steps.batch_size": COUNT,
-    "callbacks.checkpoint.monitor": Limit(words=("fid", "sliced_wasserstein"), null=True),
+    "callbacks.loss_by_log_snr.n": COUNT,
+    "callbacks.loss_by_log_snr.levels": COUNT,
+    "callbacks.loss_by_log_snr.batch_size": COUNT,
+    "callbacks.checkpoint.monitor": Limit(words=MONITORS, null=True),
     "callbacks.checkpoint.every_n_train_steps": COUNT_OR_NULL,
 }

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from denoiselab.cli import wandb_runs
 from denoiselab.cli.build import plain
 from denoiselab.cli.resume import ASIDE
 from denoiselab.cli.train import Resumed
@@ -29,23 +30,8 @@ def loggers(
         return [CSVLogger(folder, name="", version="")]  # of the other ranks, which write nothing
     made: list[Logger] = [_table(folder)]
     if cfg.logger:
-        import wandb
-
-        # The run is opened here, not by Lightning, whose offline=True would change WANDB_MODE for the whole process.
-        run = wandb.init(
-            project=cfg.logger.project,
-            mode=cfg.logger.mode,
-            dir=folder,
-            group=cfg.logger.group or group,
-            job_type=job_type,
-            name=f"{folder.parent.name}/{folder.name}",
-            tags=[*(f"{axis}={word}" for axis, word in words.items()), *cfg.logger.tags],
-            config=plain(cfg),
-            id=resumed.wandb_id if resumed else None,
-            resume="allow" if resumed and cfg.logger.mode == "online" else None,  # offline, the id alone says it
-            reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        tags = [f"{axis}={word}" for axis, word in words.items()]
+        run = wandb_runs.opened(cfg.logger, folder, job_type, tags, group, plain(cfg), resumed and resumed.wandb_id)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         made.append(WandbLogger(experiment=run))

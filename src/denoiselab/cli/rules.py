@@ -76,6 +76,23 @@ def _samples(cfg: DictConfig) -> bool:
     return _draws(cfg, "SampleGrid", "DenoisingStrip", "PointScatter", "PointProcess", "FewSteps")
 
 
+def _unseen(cfg: DictConfig) -> bool:
+    """Whether checkpoints are to be judged by a figure that this run does not find."""
+    monitor = _part(cfg.get("callbacks"), "checkpoint.monitor")
+    found = {None, "headline", "val/loss"}
+    if cfg.get("likelihood"):
+        found.add("nats_per_dim" if _points(cfg) else "bits_per_dim")
+    if metrics := cfg.get("metrics"):
+        found |= {"sliced_wasserstein"} if _is(metrics.get("evaluation"), "PointEvaluation") else {"fid"}
+        found |= {name for name, figure in (metrics.get("figures") or {}).items() if figure}
+    return monitor not in found
+
+
+def _looks(cfg: DictConfig, *names: str) -> bool:
+    """Whether figures look through one of these extractors."""
+    return _is(_part(cfg.get("metrics"), "extractor"), *names)
+
+
 _ALL = "; experiment=points takes all that points need"
 
 # What the parts themselves cannot see, as it is between them.
@@ -95,6 +112,11 @@ CONFIG_RULES = (
     Rule(
         lambda cfg: _points(cfg) and "extractor" in (cfg.get("metrics") or {}),
         "metrics=fid looks at images, and these data are points; take metrics=points or none" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _looks(cfg, "trained_classifier") and _part(cfg.get("metrics"), "weights") is not None,
+        "metrics.weights are those of a network that others have trained, and extractor=classifier is trained on the "
+        "data; take extractor=inception, dinov2 or clip, or leave metrics.weights out",
     ),
     Rule(
         lambda cfg: _points(cfg) and _draws(cfg, "SampleGrid", "DenoisingStrip"),
@@ -193,6 +215,11 @@ RULES = (
     Rule(
         lambda cfg: _is(cfg.get("data"), "ImageFolder") and cfg.data.root is None,
         "data.root must be given, the folder of the images, in which a sub-folder is a class; take data.root=<folder>",
+    ),
+    Rule(
+        lambda cfg: _looks(cfg, "dinov2", "clip") and _part(cfg.get("metrics"), "weights") is None,
+        "metrics.weights must be given, the folder of a model of transformers; take metrics.weights=<folder>, or "
+        "extractor=classifier, which needs none",
     ),
     Rule(
         lambda cfg: "batch_size" in cfg and bool(cfg.batch_size % _shares(cfg)),
@@ -312,6 +339,11 @@ RULES = (
         ),
         "schedule.beta_min is larger than schedule.beta_max; give the smaller one first",
     ),
+    Rule(
+        _unseen,
+        "callbacks.checkpoint.monitor is a figure that these metrics and this likelihood do not find; take headline, "
+        "which is what they judge by, or val/loss (kid needs metrics=all, bits_per_dim and nats_per_dim a likelihood)",
+    ),
     *CONFIG_RULES,
 )
 
@@ -319,6 +351,9 @@ RULES = (
 def _late(cfg: DictConfig) -> bool:
     """Whether nearly all of the schedule's t are very noisy."""
     return _is(cfg.get("schedule"), "EDM", "VESqrt")
+
+
+SMALL = 16  # pixels a side, of which an enlargement to 224 shows nothing that photographs have
 
 
 # What has a meaning and yet is hardly meant: said when a run starts, and not refused.
@@ -332,6 +367,14 @@ ADVICE = (
         lambda cfg: _late(cfg) and _is(cfg.get("time_sampling"), "Uniform", "Discrete", "LossSecondMoment"),
         "nearly all times of this schedule are very noisy, and these are drawn evenly: images are hardly trained on; "
         "time_sampling=log_normal is what the schedule is made for (experiment=edm takes all that it wants)",
+    ),
+    Rule(
+        lambda cfg: (
+            _looks(cfg, "inception", "dinov2", "clip")
+            and (_is(cfg.get("data"), "Digits") or (_part(cfg.get("data"), "size") or math.inf) < SMALL)
+        ),
+        "this extractor enlarges images to more than 200 pixels a side, and of these it sees a blur; "
+        "extractor=classifier sees them as they are",
     ),
 )
 

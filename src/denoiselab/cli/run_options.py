@@ -6,7 +6,7 @@ The option `from_run` of an axis is what the run was trained and sampled with. W
 but with neither guidance nor threshold: an exact denoiser is right as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -17,6 +17,7 @@ from denoiselab.errors import ConfigError, RunError
 
 SAMPLING = ("spacing", "sampler", "threshold", "guidance")
 TRAINED = ("schedule", "data")  # these cannot be changed once a network has learned them
+MOVED = ("data.root",)  # but the same data may lie in another folder now
 
 
 def saved_config(folder: str | Path) -> DictConfig:
@@ -35,25 +36,46 @@ def saved_config(folder: str | Path) -> DictConfig:
     return config
 
 
-def register(overrides: list[str], defaults: Callable[[], DictConfig]) -> None:
+def register(overrides: list[str], defaults: Callable[[], DictConfig]) -> str:
     """Makes `from_run` known to Hydra, and ${origin:}, where the results go; `defaults` is asked where no run is given.
 
-    Raises RunError for a folder that is no run's, ConfigError for what is the run's own.
+    Returns all that `from_run` stands for. Raises RunError for a folder that is no run's, ConfigError for what is the
+    run's own.
     """
     run, analytic = _given(overrides, "run"), _given(overrides, "analytic")
     config = saved_config(run) if run else defaults()
     for axis in SAMPLING + TRAINED:
         ConfigStore.instance().store(group=axis, name="from_run", node=config[axis])
-    beside = str(Path(run).with_suffix("")) if run and exports.is_export(run) else run
-    origin = beside or f"outputs/analytic/{analytic}"
-    OmegaConf.register_new_resolver("origin", lambda: origin, replace=True)
+    OmegaConf.register_new_resolver("origin", lambda: beside(run, analytic), replace=True)
     for word in overrides:
-        axis = word.lstrip("+~").partition("=")[0].partition(".")[0]
-        if run and axis in TRAINED:
+        key = word.lstrip("+~").partition("=")[0]
+        axis = key.partition(".")[0]
+        if run and axis in TRAINED and key not in MOVED:
             raise ConfigError(
                 f"{word} cannot be chosen with run={run}, whose network was trained with its own {axis}; "
                 f"take analytic=empirical in place of run to choose the {axis}"
             )
+    return OmegaConf.to_yaml({axis: config[axis] for axis in SAMPLING + TRAINED})
+
+
+def check_checkpoints(overrides: list[str], names: Iterable[str]) -> None:
+    """Raises RunError for a run that has no such checkpoint."""
+    run = _given(overrides, "run")
+    if run is None or exports.is_export(run):
+        return
+    for name in names:
+        path = Path(run) / "checkpoints" / f"{name}.ckpt"
+        if not path.exists():
+            from denoiselab.cli import runs  # with torch, which reads what others there are
+
+            runs.read(path)
+
+
+def beside(run: str | None, analytic: str | None) -> str:
+    """The folder in which lies what is made of a run, or of an exact denoiser."""
+    if run is None:
+        return f"outputs/analytic/{analytic}"
+    return str(Path(run).with_suffix("")) if exports.is_export(run) else run
 
 
 def _given(overrides: list[str], key: str) -> str | None:

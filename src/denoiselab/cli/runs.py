@@ -24,6 +24,8 @@ from denoiselab.files import replacing, step_of
 from denoiselab.pipeline import Pipeline
 from denoiselab.progress import console
 
+_BESIDE = ("sfid", "kid", "inception_score", "precision", "recall", "density", "coverage", "memorised")
+
 
 def code_version() -> str:
     """The package's version, and the commit where the code is a git checkout."""
@@ -46,7 +48,8 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
     few = "" if figures.get("floor_n") == figures.get("n") else f" at n {figures['floor_n']}, not to be compared"
     if "fid" in figures:
         floor, seen = f"real test images {figures['floor']:.2f}{few}", f"n {figures['n']}, {figures['extractor']}"
-        lines.append(f"FID {figures['fid']:.2f}, {floor} ({seen})")
+        between = f" ({figures['fid_low']:.2f} to {figures['fid_high']:.2f})" if "fid_low" in figures else ""
+        lines.append(f"FID {figures['fid']:.2f}{between}, {floor} ({seen})")
     if "sliced_wasserstein" in figures:
         floor, off = f"training points {figures['floor']:.4f}{few}", figures.get("off_plane")
         seen = f"n {figures['n']}" if off is None else f"n {figures['n']}; {off:.2%} of the squared norm off the plane"
@@ -57,10 +60,13 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
             lines.append(f"{figures[name]:.4f} +- {figures[f'{name}_error']:.4f} {unit} a dimension ({told})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
-    console.print("\n".join([*lines, *map(_near, files)]), highlight=False, soft_wrap=True)
+    beside = [f"{key} {figures[key]:.3g} ({figures[f'floor.{key}']:.3g})" for key in _BESIDE if key in figures]
+    if beside:
+        lines.append(f"{', '.join(beside)}; in brackets those of real test images")
+    console.print("\n".join([*lines, *map(near, files)]), highlight=False, soft_wrap=True)
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """A path as one would type it here."""
     near = os.path.relpath(path)
     return str(path) if near.startswith("..") else near

@@ -19,12 +19,12 @@ from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import resume, state, studies
+from denoiselab.cli import comparison, resume, state, studies
 from denoiselab.errors import BrokenRunError, ConfigError, RunError, UserError
 from denoiselab.files import replacing
 
 ERROR = "error.txt"  # in the folder of a job that has failed
-_started: dict[Path, TextIO] = {}  # the folder of the sweep that this process has started, and its lock
+_started: dict[Path, TextIO] = {}  # the folders of the sweeps that this process has started, and their locks
 _watcher: list[threading.Thread] = []
 _ended = threading.Event()
 
@@ -42,7 +42,7 @@ class Jobs(Callback):
         if "submitit" in config.hydra.launcher._target_:  # its jobs speak to files of their own
             _ended.clear()
             _watcher.append(threading.Thread(target=_tell_failures, args=(folder,), daemon=True))
-            _watcher[0].start()
+            _watcher[-1].start()
 
 
 def check_folder(hydra: DictConfig, overrides: Sequence[str]) -> None:
@@ -161,26 +161,40 @@ def _failures(folder: Path) -> dict[Path, int]:
     return {path.parent: path.stat().st_mtime_ns for path in folder.glob(f"*/{ERROR}")}
 
 
-def conclude() -> int:
-    """Says what has become of the jobs of the sweep that was run, if one was; the exit status."""
+def conclude(together: Path | None = None) -> int:
+    """Says what has become of the jobs of the sweeps that were run, if any were, and sets them side by side.
+
+    The table lies in the sweep's folder, that of several sweeps in `together`. Returns the exit status.
+    """
     _ended.set()
     while _watcher:
         _watcher.pop().join()
     if not _started:
         return 0
-    folder, lock = _started.popitem()
-    lock.close()
-    jobs = sorted({path.parent for name in (".hydra", ERROR) for path in folder.glob(f"*/{name}")}, key=_place)
+    folders = list(_started)
+    while _started:
+        _started.popitem()[1].close()
+    jobs = [job for folder in folders for job in _jobs(folder)]
     failed = [job for job in jobs if (job / ERROR).exists()]
-    trains = OmegaConf.load(folder / resume.SWEEP).hydra.job.config_name == "train"
-    left = [job for job in jobs if trains and job not in failed and _status(job) != "finished"]
+    hydra = OmegaConf.load(folders[0] / resume.SWEEP).hydra
+    command = hydra.job.config_name
+    tells = command in ("train", "evaluate")
+    left = [job for job in jobs if tells and job not in failed and _status(job) != "finished"]
     lines = [f"{len(jobs) - len(failed) - len(left)} of {len(jobs)} jobs finished"]
     lines += [f"  failed: {_line(job)}" for job in failed]
     lines += [f"  {_why_not(job)}: {_near(job)}" for job in left]
-    if trains and (failed or left):
-        lines.append(f"to go on with those: python train.py -m run={shlex.quote(_near(folder))} resume=true")
+    if command == "train" and (failed or left):
+        lines.append(f"to go on with those: python train.py -m run={shlex.quote(_near(folders[0]))} resume=true")
+    elif tells and (failed or left):
+        lines.append("to go on with those: the same command again")
+    if tells and "table" not in hydra.callbacks:  # of an experiment that has one of its own
+        lines += comparison.told(jobs, together or folders[0])
     print("\n".join(lines))
     return 1 if failed or left else 0
+
+
+def _jobs(folder: Path) -> list[Path]:
+    return sorted({path.parent for name in (".hydra", ERROR) for path in folder.glob(f"*/{name}")}, key=place)
 
 
 def _status(job: Path) -> str | None:
@@ -204,7 +218,8 @@ def _line(job: Path) -> str:
     return f"{_near(job)}{f' ({own})' if own else ''}: {(job / ERROR).read_text().splitlines()[0]}"
 
 
-def _place(job: Path) -> tuple[int, str]:
+def place(job: Path) -> tuple[int, str]:
+    """Jobs in the order of their numbers."""
     number = job.name.partition("_")[0]
     return (int(number) if number.isdigit() else 0, job.name)
 

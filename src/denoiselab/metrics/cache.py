@@ -1,31 +1,44 @@
-"""What is computed once for a data set and kept on disk: classifiers, reference moments."""
+"""What is computed once for a data set and kept on disk: classifiers, the statistics of real images, their figures.
 
+Concurrent jobs that want the same wait for the one that is at it, and then read what it has made.
+"""
+
+import fcntl
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from denoiselab import distributed
+from denoiselab.files import replacing
+from denoiselab.progress import console
 
 
-def cached(path: Path, make: Callable[[], Any]) -> Any:
+def cached(path: Path, make: Callable[[], Any], together: bool = False) -> Any:
     """What `path` holds, or else what `make` gives, put there by rank 0. A file that cannot be read is made anew.
 
-    Written under a temporary name and renamed: concurrent jobs find all of it or nothing.
+    together: all ranks take part in `make`; else rank 0 alone, and the others wait.
     """
-    if distributed.rank() == 0 and _read(path) is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(make(), temporary)
-        os.replace(temporary, path)
-    distributed.barrier()
-    return torch.load(path, weights_only=True)
+    leads = distributed.rank() == 0
+    known = read(path) if leads else None
+    with _locked(path) if leads and known is None else nullcontext():
+        if leads and known is None:
+            known = read(path)  # another job may have made it meanwhile
+        if distributed.gather(known is None)[0]:
+            made = make() if leads or together else None
+            if leads:
+                with replacing(path) as temporary:
+                    torch.save(made, temporary)
+        distributed.barrier()
+    return torch.load(path, weights_only=True) if known is None else known
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """What a file of torch.save holds; None where there is none, or one that cannot be read."""
     if not path.exists():
         return None
     try:
@@ -33,3 +46,34 @@ def _read(path: Path) -> Any:
     except Exception as error:
         warnings.warn(f"{path} cannot be read ({type(error).__name__}) and is made anew", stacklevel=2)
         return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Inside, no other process is at `path`. The lock goes with the process that holds it, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    handle = _held(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # those that wait for it see that it is gone, and make another
+        os.close(handle)
+
+
+def _held(lock: Path, path: Path) -> int:
+    waits = False
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            if os.fstat(handle).st_ino == lock.stat().st_ino:
+                return handle
+        except BlockingIOError:
+            console.print(f"waiting for another job to make {path.name}", highlight=False, soft_wrap=True)
+            waits = True
+        except FileNotFoundError:  # the job that had it is done
+            pass
+        except OSError:  # no locks on this file system: files are whole all the same
+            return handle
+        os.close(handle)

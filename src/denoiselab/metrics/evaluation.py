@@ -1,108 +1,154 @@
-"""From a pipeline to figures that carry their provenance: FID with its floor, and the share of right classes."""
+"""From a pipeline to figures that carry their provenance, each beside that of real test images, its floor."""
 
-import hashlib
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from denoiselab import distributed
-from denoiselab.data.source import ImageSet, Source
+from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
-from denoiselab.metrics.cache import cached
 from denoiselab.metrics.classifier import Classifier
-from denoiselab.metrics.extractor import Extractor, Looked
-from denoiselab.metrics.moments import Moments, frechet_distance
-from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
-from denoiselab.progress import track
+from denoiselab.metrics.extractor import Extractor
+from denoiselab.metrics.figures import FID, ClassAccuracy, Figure, Reference
+from denoiselab.metrics.generation import Generation
+from denoiselab.metrics.real import Real
+from denoiselab.metrics.statistics import Needs, Statistics
+from denoiselab.pipeline import Pipeline, Recipe
+from denoiselab.progress import console
+
+DEFAULT: Mapping[str, Figure] = {"fid": FID(), "class_accuracy": ClassAccuracy()}
 
 
 class Evaluation:
     """Figures of generated images against a data set's training images, as one extractor sees them.
 
-    The floor is the FID of the real test images, the first n of them: what a perfect model would be expected to get.
+    The floor of a figure is that of as many real test images: what a perfect model would be expected to get. It stands
+    beside it as `floor.<name>`, and as `floor` for the one that judges the model. keep: of how many images the features
+    are kept, for figures that are made of more than sums.
+
     All ranks take part in every method; each figure is the same on all of them.
     """
 
-    def __init__(self, source: Source, extractor: Extractor, cache: Path | str) -> None:
-        self.source, self.extractor, self.cache = source, extractor, Path(cache)
-        self._reference: Moments | None = None
-        self._floors: dict[int, float] = {}
+    def __init__(
+        self,
+        source: Source,
+        extractor: Extractor,
+        cache: Path | str,
+        figures: Mapping[str, Figure] = DEFAULT,
+        keep: int = 10_000,
+    ) -> None:
+        """Raises ConfigError where no figure is left by which a model can be judged."""
+        if not any(figure.headline for figure in figures.values()):
+            raise ConfigError("metrics.figures leaves nothing to judge a model by; keep fid, sfid, kid or mmd")
+        self.source, self.extractor, self.figures, self.keep = source, extractor, figures, keep
+        self.needs = reduce(or_, (figure.needs for figure in figures.values()), Needs())
+        self.real = Real(source, extractor, Path(cache), keep)
+        self._train: Statistics | None = None
+        self._tests: dict[int, Statistics] = {}
+        self._floors: dict[int, dict[str, float]] = {}
+        self._warned: set[int] = set()
 
-    @property
-    def reference(self) -> Moments:
-        """The moments of the training images, from the cache where they are known."""
-        if self._reference is None:
-            key = hashlib.sha256(f"{self.source.fingerprint} {self.extractor.name} train".encode()).hexdigest()[:16]
-            train = self.source.train
-            path = self.cache / f"{self.source.name}-moments-{key}.pt"
-            state = cached(path, lambda: self._moments(train, range(len(train))).state_dict())
-            self._reference = Moments.from_state_dict(state)
-        return self._reference
+    def reference(self, n: int) -> Reference:
+        """All training images, and n test images or as many as there are, which are spread evenly over all of them."""
+        if self._train is None:
+            self._train = self.real.train(self.needs)
+        n = min(n, len(self.source.test))
+        if n not in self._tests:
+            self._tests[n] = self.real.test(n, self.needs)
+        return Reference(self._train, self._tests[n])
 
-    def floor(self, n: int) -> float:
-        """FID of the first n real test images against the training images."""
+    def floor(self, n: int) -> dict[str, float]:
+        """The figures of n real test images, or as many as there are."""
+        n = min(n, len(self.source.test))
         if n not in self._floors:
-            self._floors[n] = frechet_distance(self._moments(self.source.test, range(n)), self.reference)
+            told = (n, self.needs, [figure.words for figure in self.figures.values()])
+            self._floors[n] = self.real.cached("floor", told, lambda: self._figures_of_test(n))
         return self._floors[n]
 
-    def _moments(self, images: ImageSet, indices: Sequence[int], batch_size: int = 500) -> Moments:
-        moments = Moments(self.extractor.dim)
-        for start in range(0, len(indices), batch_size):
-            moments.update(self.look(images.__getitems__(indices[start : start + batch_size])["image"]).features)
-        return moments
+    def _figures_of_test(self, n: int) -> dict[str, float]:
+        reference = self.reference(n)
+        return self._figures(reference.test, reference)
 
-    @torch.inference_mode()
-    def look(self, images: torch.Tensor) -> Looked:
-        """images: uint8 (B, C, H, W)."""
-        return self.extractor.look(images.to(next(self.extractor.parameters(), images).device))
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test images, but no more than 1,000."""
+        return min(1000, len(self.source.test)) if n is None else n
+
+    def _figures(self, statistics: Statistics, reference: Reference) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for figure in self.figures.values():
+            found |= figure(statistics, reference)
+        return found
 
     def __call__(
-        self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 100
+        self,
+        pipeline: Pipeline,
+        recipe: Recipe,
+        n: int | None = None,
+        seed: int = 0,
+        batch_size: int = 100,
+        saved: Path | None = None,
     ) -> dict[str, Any]:
         """Figures of samples 0 ... n - 1 of a seed, in plain values; "headline" names the one that judges the model.
 
-        n None: as many as there are test images, but no more than 1,000.
+        n None: as many as there are test images, but no more than 1,000. saved: a file in which what is known of the
+        samples is kept every 20 s, for an evaluation that is interrupted; of the same samples it is gone on with. The
+        caller removes it.
         """
-        n = min(1000, len(self.source.test)) if n is None else n
+        n = self.size(n)
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
-        started = time.monotonic()
+        about = (self.source.fingerprint, self.extractor.name, self.extractor.digest, self.keep, self.needs)
+        generation = Generation(pipeline, recipe, n, self.source.num_classes, seed, batch_size, saved, about)
         self.extractor.to(pipeline.device)
-        generated, right, evaluations = Moments(self.extractor.dim), 0, 0
-        mine = distributed.share(n, batch_size)
-        labels = balanced_labels(mine, self.source.num_classes)
-        judge = self.extractor.knows_classes and bool(pipeline.conditioner.vector_dim)
-        with track(f"generating {n} images for FID", n, quiet=distributed.rank() > 0) as advance:
-            for batch in pipeline.generate(recipe, mine, labels, seed, batch_size):
-                looked = self.look(batch.images)
-                generated.update(looked.features)
-                if judge and looked.logits is not None:
-                    right += int((looked.logits.argmax(1).cpu() == batch.labels).sum())
-                evaluations = max(evaluations, batch.evaluations)
-                advance(len(batch.images) * n // len(mine))
-        floor_n = min(n, len(self.source.test))
-        figures: dict[str, Any] = {
-            "headline": "fid",
-            "fid": frechet_distance(generated.reduced(), self.reference),
-            "floor": self.floor(floor_n),
+        floor = self.floor(n)
+        headline = next((f.headline for f in self.figures.values() if f.headline in floor), None)
+        if headline is None:
+            raise ConfigError(
+                f"metrics.figures has nothing to judge a model by that {self.extractor.name} can see in {n} images; "
+                "keep metrics.figures.fid"
+            )
+        self._warn(n)
+        found = self._figures(self._gathered(generation), self.reference(n))
+        figures: dict[str, Any] = {"headline": headline} | found
+        figures |= {"floor" if name == headline else f"floor.{name}": floor[name] for name in found}
+        figures |= {
             "n": n,
-            "floor_n": floor_n,
+            "floor_n": min(n, len(self.source.test)),
             "extractor": self.extractor.name,
+            "extractor_weights": self.extractor.digest,
+            "resize": self.extractor.resize,
         }
         if isinstance(self.extractor, Classifier):
             figures["classifier_test_accuracy"] = self.extractor.test_accuracy
-        if judge:
-            figures["class_accuracy"] = int(distributed.all_sum(torch.tensor(right))) / n
-        figures |= {
+        return figures | {
             "data": self.source.name,
             "split": f"train {len(self.source.train)}, test {len(self.source.test)}",
             "data_fingerprint": self.source.fingerprint[:16],
             "sample_seed": seed,
-            "nfe": distributed.all_max(evaluations),  # adaptive samplers take as many as their slowest image
+            "nfe": generation.evaluations,  # adaptive samplers take as many as their slowest image
             **recipe.words,
-            "seconds": round(time.monotonic() - started, 2),
+            "seconds": round(generation.seconds, 2),
+            "sampling_seconds": round(generation.sampling_seconds, 2),
         }
-        return figures
+
+    def _gathered(self, generation: Generation) -> Statistics:
+        samples = Statistics(generation.n, self.keep, self.needs)
+        judged = self.extractor.knows_classes and bool(generation.pipeline.conditioner.vector_dim)
+        for batch in generation.into(samples, f"generating {generation.n} images"):
+            samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
+        return samples.reduced(self.source.train)
+
+    def _warn(self, n: int) -> None:
+        """Once for each n, where there are too few images for a covariance of full rank."""
+        few, dim = min(n, len(self.source.train)), self.extractor.dim
+        if few > dim or n in self._warned or distributed.rank() > 0:
+            return
+        self._warned.add(n)
+        console.print(
+            f"{few} images are too few for {dim} features, whose covariance is singular then: FID is far too large, "
+            f"and says something beside others of the same n alone; take n above {dim}, or a smaller extractor",
+            highlight=False,
+            soft_wrap=True,
+        )

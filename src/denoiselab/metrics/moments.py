@@ -1,34 +1,33 @@
-"""Mean and covariance of features in float64, one pass, exact under any batch size and number of processes."""
+"""Mean and covariance of features in float64 from sums, exact under any batch size and number of processes; and the
+Fréchet distance of the Gaussians that have them.
 
-from typing import Any
+d^2 = |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^{1/2}) (FID, Heusel 2017, eq. 6). With S_b = L L^T the trace of the
+root is the sum of the square roots of the eigenvalues of L^T S_a L, which is symmetric. For S_a of n rows it is the
+nuclear norm of (x_i - m_a)^T L / sqrt(n - 1), so that fewer rows than features cost an n x n problem alone.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from denoiselab import distributed
 
-
+@dataclass(frozen=True)
 class Moments:
-    """Sums of x and x x^T over rows x: (D,)."""
+    """Sums of 1, x and x x^T over rows x: (D,). Those of two sets together are their sum."""
 
-    def __init__(self, dim: int) -> None:
-        self.count = 0
-        self.sum = torch.zeros(dim, dtype=torch.float64)
-        self.outer = torch.zeros(dim, dim, dtype=torch.float64)
+    count: int
+    sum: Tensor  # float64 (D,)
+    outer: Tensor  # float64 (D, D)
 
-    def update(self, features: Tensor) -> None:
-        """features: (B, D)."""
-        features = features.detach().to("cpu", torch.float64)
-        self.count += len(features)
-        self.sum += features.sum(0)
-        self.outer += features.T @ features
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """features: (n, D)."""
+        rows = features.detach().cpu().double()
+        return cls(len(rows), rows.sum(0), rows.T @ rows)
 
-    def reduced(self) -> "Moments":
-        """The moments of all ranks together."""
-        total = Moments(len(self.sum))
-        total.count = int(distributed.all_sum(torch.tensor(self.count)))
-        total.sum, total.outer = distributed.all_sum(self.sum), distributed.all_sum(self.outer)
-        return total
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.count + other.count, self.sum + other.sum, self.outer + other.outer)
 
     @property
     def mean(self) -> Tensor:
@@ -39,23 +38,31 @@ class Moments:
         """Unbiased, (D, D)."""
         return (self.outer - torch.outer(self.sum, self.sum) / self.count) / (self.count - 1)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "sum": self.sum, "outer": self.outer}
-
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> "Moments":
-        moments = cls(len(state["sum"]))
-        moments.count, moments.sum, moments.outer = state["count"], state["sum"], state["outer"]
-        return moments
-
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^{1/2}) (FID, Heusel 2017, eq. 6).
+    """d^2 of the two Gaussians."""
+    return DistanceTo(b).of(a)
 
-    With S_a = L L^T the trace of the root is the sum of the square roots of the eigenvalues of L^T S_b L, which is
-    symmetric.
-    """
-    values, vectors = torch.linalg.eigh(a.covariance)
-    root = vectors * values.clamp(min=0).sqrt()
-    cross = torch.linalg.eigvalsh(root.T @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross)
+
+class DistanceTo:
+    """The Fréchet distance of many sets to one, whose covariance is taken apart once."""
+
+    def __init__(self, reference: Moments) -> None:
+        values, vectors = torch.linalg.eigh(reference.covariance)
+        self.root = vectors * values.clamp(min=0).sqrt()  # L
+        self.mean, self.trace = reference.mean, reference.covariance.trace()
+
+    def of(self, moments: Moments) -> float:
+        cross = torch.linalg.eigvalsh(self.root.T @ moments.covariance @ self.root)
+        return self._squared(moments.mean, moments.covariance.trace(), cross)
+
+    def of_rows(self, rows: Tensor, seen: Tensor) -> float:
+        """rows: float64 (n, D); seen: rows @ root, which is worth keeping where rows are drawn again and again."""
+        n, mean = len(rows), rows.mean(0)
+        seen = seen - seen.mean(0)
+        cross = torch.linalg.eigvalsh((seen.T @ seen if n > seen.shape[1] else seen @ seen.T) / (n - 1))
+        return self._squared(mean, (rows - mean).square().sum() / (n - 1), cross)
+
+    def _squared(self, mean: Tensor, trace: Tensor, cross: Tensor) -> float:
+        shift = (mean - self.mean).square().sum()
+        return float(shift + trace + self.trace - 2 * cross.clamp(min=0).sqrt().sum())

@@ -7,7 +7,7 @@ different D can be compared; the share of their squared norm that this loses sta
 """
 
 import math
-import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from denoiselab import distributed
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
-from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
-from denoiselab.progress import track
+from denoiselab.metrics.generation import Generation
+from denoiselab.pipeline import Pipeline, Recipe
 
 
 def wasserstein(a: Tensor, b: Tensor) -> Tensor:
@@ -36,6 +36,22 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 64) -> float:
     return float(wasserstein(a.double() @ d, b.double() @ d).mean())
 
 
+class Gathered:
+    """Rows, one batch after the other."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.rows = torch.empty(0, *shape)
+
+    def update(self, rows: Tensor) -> None:
+        self.rows = torch.cat([self.rows, rows])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
+
 class PointEvaluation:
     """Figures of generated points against a data set's test points.
 
@@ -47,6 +63,10 @@ class PointEvaluation:
         self.source, self.directions = source, directions
         self.reference = source.in_plane(source.test.images)
 
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test points."""
+        return len(self.source.test) if n is None else n
+
     def floor(self, n: int) -> float:
         """The distance of the first n training points from the test points."""
         return self._distance(self.source.in_plane(self.source.train.images[:n]))
@@ -55,22 +75,28 @@ class PointEvaluation:
         return sliced_wasserstein(plane, self.reference, self.directions)
 
     def __call__(
-        self, pipeline: Pipeline, recipe: Recipe, n: int | None = None, seed: int = 0, batch_size: int = 2048
+        self,
+        pipeline: Pipeline,
+        recipe: Recipe,
+        n: int | None = None,
+        seed: int = 0,
+        batch_size: int = 2048,
+        saved: Path | None = None,
     ) -> dict[str, Any]:
-        """Figures of samples 0 ... n - 1 of a seed, in plain values. n None: as many as there are test points."""
-        n = len(self.source.test) if n is None else n
+        """Figures of samples 0 ... n - 1 of a seed, in plain values. n None: as many as there are test points.
+
+        saved: a file in which the points are kept every 20 s, from which an interrupted evaluation goes on. The caller
+        removes it.
+        """
+        n = self.size(n)
         if n < 2:
             raise ConfigError(f"metrics.n={n}: a distance of distributions needs at least 2 points, and some hundreds")
-        started = time.monotonic()
-        mine, evaluations = distributed.share(n, batch_size), 0
-        points = torch.empty(0, *self.source.shape)
-        with track(f"generating {n} points", n, quiet=distributed.rank() > 0) as advance:
-            for batch in pipeline.generate(
-                recipe, mine, balanced_labels(mine, self.source.num_classes), seed, batch_size
-            ):
-                points, evaluations = torch.cat([points, batch.images]), max(evaluations, batch.evaluations)
-                advance(len(batch.images) * n // len(mine))
-        points = distributed.collect(points, mine, n)
+        about = self.source.fingerprint
+        generation = Generation(pipeline, recipe, n, self.source.num_classes, seed, batch_size, saved, about)
+        gathered = Gathered(self.source.shape)
+        for batch in generation.into(gathered, f"generating {n} points"):
+            gathered.update(batch.images)
+        points = distributed.collect(gathered.rows, generation.indices, n)
         plane, floor_n = self.source.in_plane(points), min(n, len(self.source.train))
         figures: dict[str, Any] = {
             "headline": "sliced_wasserstein",
@@ -88,9 +114,10 @@ class PointEvaluation:
             "split": f"train {len(self.source.train)}, test {len(self.source.test)}",
             "data_fingerprint": self.source.fingerprint[:16],
             "sample_seed": seed,
-            "nfe": distributed.all_max(evaluations),
+            "nfe": generation.evaluations,
             **recipe.words,
-            "seconds": round(time.monotonic() - started, 2),
+            "seconds": round(generation.seconds, 2),
+            "sampling_seconds": round(generation.sampling_seconds, 2),
         }
 
 

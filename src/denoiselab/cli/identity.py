@@ -1,0 +1,107 @@
+"""What an evaluation is, as one hash of all that decides its figures: two of the same identity have the same figures.
+
+That is the resolved configuration but for where and how it runs, the weights, the data, what the figures look through,
+and the code itself: a changed line of it never gives an old figure back.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+import denoiselab
+from denoiselab.cli import resume
+from denoiselab.cli.build import plain
+from denoiselab.data.source import Source
+from denoiselab.pipeline import Pipeline
+
+PACKAGE = Path(denoiselab.__file__).parent
+# Where and how it runs and is logged; and how weights and data are found, which are told by what they are.
+_FREE = ("device", "cache", "logger", "again", "run", "checkpoint", "ema", "data.root")
+_MODEL = ("codec", "conditioning", "backbone", "schedule", "parameterization", "data")
+
+
+@cache
+def source() -> str:
+    """A hash of the package's own files: 12 hexadecimal digits."""
+    return _hash({str(path.relative_to(PACKAGE)): path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))})
+
+
+def identity(
+    cfg: DictConfig, trained: DictConfig, pipeline: Pipeline, data: Source, looked_through: str, about: dict[str, Any]
+) -> str:
+    """12 hexadecimal digits. `looked_through` is the digest of the extractor's weights, empty where there is none.
+
+    `trained` is the configuration that the pipeline was built from, `about` its checkpoint's step and average.
+    """
+    now, model = plain(cfg), plain(trained)
+    told = {key: repr(value) for key, value in _leaves(now)}
+    told |= {f"trained.{key}": repr(value) for key, value in _leaves({k: model[k] for k in _MODEL if k in model})}
+    told |= {f"file {value}": _of_file(Path(value)) for value in _guides(now)}
+    targets = {value for config in (now, model) for key, value in _leaves(config) if key.endswith("_target_")}
+    own = sorted({file for file in map(_own_file, targets) if file is not None})
+    told |= {
+        "step": repr((about.get("step"), about.get("ema"))),
+        "weights": _of_weights(pipeline),
+        "data": data.fingerprint,
+        "extractor": looked_through,
+        "source": source(),
+        "torch": torch.__version__,
+        "own": _hash({f"{index} {path.name}": path.read_bytes() for index, path in enumerate(own)}),
+    }
+    return _hash({"told": json.dumps(told, sort_keys=True).encode()})
+
+
+def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in resume.leaves(config):
+        found = key.startswith(("metrics.", "extractor.")) and key.endswith((".cache", ".weights"))
+        if not found and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
+            yield key, value
+
+
+def _guides(config: dict[str, Any]) -> Iterator[str]:
+    """The checkpoints, or exported files, of the runs that guide."""
+    for part in config["guidance"].values():
+        if isinstance(part, dict) and part.get("run"):
+            run = Path(part["run"])
+            yield str(run if run.is_file() else run / "checkpoints" / f"{part.get('checkpoint', 'last')}.ckpt")
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _of_weights(pipeline: Pipeline) -> str:
+    """Of an exact denoiser's too, which are none or the data."""
+    digest = hashlib.sha256()
+    for name, values in sorted(pipeline.state_dict().items()):
+        digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
+        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _own_file(target: str) -> Path | None:
+    """The file in which a `_target_` is defined, where that is the user's own: no part of ours or of a library."""
+    parts = target.split(".")
+    for end in range(len(parts), 0, -1):
+        module = sys.modules.get(".".join(parts[:end]))
+        if module is not None:
+            file = Path(getattr(module, "__file__", None) or sys.executable)
+            library = PACKAGE in file.parents or {"site-packages", "dist-packages"} & set(file.parts)
+            return file if file.suffix == ".py" and not library else None
+    return None
+
+
+def _hash(contents: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,42 @@
+"""A run of Weights & Biases, of a training or of an evaluation: opened as `logger` says. Imports neither Lightning nor
+torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    import wandb
+
+
+def opened(
+    logger: DictConfig,
+    folder: Path,
+    job_type: str,
+    tags: Sequence[str],
+    group: str,
+    config: dict[str, Any],
+    id: str | None = None,
+) -> "wandb.Run":
+    """`group` is the one that it gets where logger.group names none; `id` is that of the run to go on with.
+
+    wandb is told all, as offline=True of Lightning's logger would change WANDB_MODE for the whole process.
+    """
+    import wandb
+
+    return wandb.init(
+        project=logger.project,
+        mode=logger.mode,
+        dir=folder,
+        group=logger.group or group,
+        job_type=job_type,
+        name=f"{folder.parent.name}/{folder.name}",
+        tags=[*tags, *logger.tags],
+        config=config,
+        id=id,
+        resume="allow" if id and logger.mode == "online" else None,  # offline, the id alone says it
+        reinit="finish_previous",
+        settings=wandb.Settings(silent=True, console="off"),
+    )

@@ -1,0 +1,94 @@
+"""Inception-v3 as published FIDs have it: TensorFlow's graph of 2015-12-05, in torch-fidelity's port.
+
+Images are brought to 299 x 299 as TensorFlow 1 did it: bilinear, pixel i of the result from i * side/299 of the image.
+Features: pool_3, 2048 (FID, Heusel 2017; KID, Binkowski 2018). Spatial features: the first 7 channels of mixed_6/conv
+at its 17 x 17 places (sFID, Nash 2021, as OpenAI's evaluator takes them). Class scores: of 1008 classes, without their
+bias (Inception score, Salimans 2016, of torch-fidelity's "logits_unbiased").
+"""
+
+import io
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from denoiselab.data.source import Source
+from denoiselab.errors import ConfigError
+from denoiselab.metrics.extractor import Extractor, Looked
+from denoiselab.metrics.extractors.pretrained import check_images, freeze, look_in_parts, need
+from denoiselab.metrics.extractors.weights import HINT, Remote, fetched, read
+
+WEIGHTS = Remote(
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
+SPATIAL_CHANNELS = 7
+
+
+@final
+class Inception(Extractor):
+    """`network` is torch-fidelity's FeatureExtractorInceptionV3 for pool_3 and the scores; `digest` its file's sha256.
+
+    The name of the one that all published figures are of is inception-v3-6726825d.
+    """
+
+    dim = 2048
+    resize = "bilinear to 299 x 299 as TensorFlow 1 does"
+
+    def __init__(self, network: Any, digest: str) -> None:
+        super().__init__()
+        self.network = network
+        self.name, self.digest = f"inception-v3-{digest[:8]}", digest[:16]
+        freeze(self)
+
+    def look(self, images: Tensor) -> Looked:
+        return look_in_parts(images, self._look)
+
+    def _look(self, images: Tensor) -> Looked:
+        middle: list[Tensor] = []
+        # A block's channels begin with those of its 1 x 1 convolution, and TensorFlow's mixed_6 is Mixed_6d here.
+        hook = self.network.Mixed_6d.register_forward_hook(lambda _block, _inputs, seen: middle.append(seen))
+        try:
+            features, logits = self.network(images)
+        finally:
+            hook.remove()
+        return Looked(features, middle[0][:, :SPATIAL_CHANNELS].flatten(1), logits)
+
+
+def inception(source: Source, weights: str | Path | None = None, cache: str | Path = "outputs/.cache") -> Inception:
+    """With the weights of a file, or else torch-fidelity's own, fetched at the first use and kept in `cache`.
+
+    Raises ConfigError for data that are no images, without the extra [inception], and for weights that are not there,
+    cannot be fetched, or are another network's.
+    """
+    check_images(source, "inception")
+    make = _network_class()
+    path = fetched(WEIGHTS, Path(cache)) if weights is None else Path(weights)
+    state, digest = read(path)
+    buffer = io.BytesIO()  # torch-fidelity unpickles whatever it is given: it is given what was written here
+    torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = make("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=buffer)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"metrics.weights={path} is another network than torch-fidelity's Inception-v3, as torchvision's is, too; "
+            + HINT
+        ) from error
+    return Inception(network, digest)
+
+
+def _network_class() -> Any:
+    """torch-fidelity's FeatureExtractorInceptionV3. Raises ConfigError where it cannot be imported."""
+    need("inception", "inception", "torch_fidelity", "torchvision")
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except Exception as error:  # torchvision fails in more ways than one beside a torch that it was not built for
+        raise ConfigError(
+            f"extractor=inception: torch-fidelity does not import ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}); torchvision needs the very torch that it was built for, and "
+            "pip install 'denoiselab[inception]' in a fresh environment brings both; or take extractor=classifier"
+        ) from error
+    return FeatureExtractorInceptionV3

@@ -1,0 +1,113 @@
+"""The samples that are to be judged, batch by batch, with what is gathered of them kept in a file now and then, so that
+a long evaluation that was interrupted is gone on with: its batches are then those of one that was not.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from denoiselab import distributed
+from denoiselab.files import replacing
+from denoiselab.metrics.cache import read
+from denoiselab.pipeline import Generated, Pipeline, Recipe, balanced_labels
+from denoiselab.progress import track
+
+EVERY = 20.0  # seconds between two writes
+
+
+class Gathered(Protocol):
+    """What grows with each batch."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Generation:
+    """This rank's part of samples 0 ... n - 1 of a seed, balanced over the classes.
+
+    saved: the file, None for none; on several ranks each has one of its own. about: what else than the samples what is
+    gathered depends on; a file of other samples or other things is not read. After the last batch, `evaluations` (NFE),
+    `sampling_seconds`, in which samples were made and nothing else, and `seconds`, which passed in all, tell what it
+    took, interrupted times included: the slowest rank's.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        recipe: Recipe,
+        n: int,
+        num_classes: int,
+        seed: int,
+        batch_size: int,
+        saved: Path | None = None,
+        about: object = None,
+    ) -> None:
+        self.pipeline, self.recipe, self.n, self.seed, self.batch_size = pipeline, recipe, n, seed, batch_size
+        self.indices = distributed.share(n, batch_size)
+        self.labels = balanced_labels(self.indices, num_classes)
+        self.saved = saved
+        self.key = "" if saved is None else self._key((n, num_classes, seed, batch_size, about))
+        self.done, self.evaluations, self.sampling_seconds = 0, 0, 0.0
+        self.started = self.written = time.monotonic()
+
+    def into(self, gathered: Gathered, description: str) -> Iterator[Generated]:
+        """The batches that are not yet in `gathered`, which the caller adds them to."""
+        self._go_on(gathered)
+        rest = slice(self.done, None)
+        batches = self.pipeline.generate(self.recipe, self.indices[rest], self.labels[rest], self.seed, self.batch_size)
+        with track(description, len(self.indices), quiet=distributed.rank() > 0) as advance:
+            advance(self.done)
+            while (batch := self._timed(batches)) is not None:
+                yield batch
+                self.done += len(batch.images)
+                self._keep(gathered)
+                advance(len(batch.images))
+        self.evaluations = distributed.all_max(self.evaluations)
+        self.sampling_seconds = max(distributed.gather(self.sampling_seconds))
+
+    @property
+    def seconds(self) -> float:
+        return max(distributed.gather(time.monotonic() - self.started))
+
+    def _timed(self, batches: Iterator[Generated]) -> Generated | None:
+        started = time.monotonic()
+        batch = next(batches, None)
+        self.sampling_seconds += time.monotonic() - started
+        if batch is not None:
+            self.evaluations = max(self.evaluations, batch.evaluations)
+        return batch
+
+    def _go_on(self, gathered: Gathered) -> None:
+        state = read(self.saved) if self.saved is not None else None
+        if isinstance(state, dict) and state.get("key") == self.key:
+            gathered.load_state_dict(state["gathered"])
+            self.done, self.evaluations = state["done"], state["evaluations"]
+            self.sampling_seconds = state["sampling_seconds"]
+            self.started -= state["seconds"]
+
+    def _keep(self, gathered: Gathered) -> None:
+        now = time.monotonic()
+        if self.saved is None or now - self.written < EVERY:
+            return
+        state = {"key": self.key, "gathered": gathered.state_dict(), "done": self.done}
+        state |= {"evaluations": self.evaluations, "sampling_seconds": self.sampling_seconds}
+        self.saved.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.saved) as temporary:
+            torch.save(state | {"seconds": now - self.started}, temporary)
+        self.written = time.monotonic()
+
+    def _key(self, about: object) -> str:
+        """Of the model with its weights and schedule, the recipe, and `about`: 64 hex digits."""
+        place = (distributed.rank(), distributed.world_size())
+        words = (str(self.pipeline), sorted(self.recipe.words.items()), self.recipe.float64, place, about)
+        digest = hashlib.sha256(repr(words).encode())
+        t = torch.linspace(0.01, 1, 100, dtype=torch.float64)
+        digest.update(self.pipeline.denoiser.schedule.log_snr(t).detach().cpu().numpy().tobytes())
+        for value in self.pipeline.state_dict().values():
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
