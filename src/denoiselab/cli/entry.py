@@ -129,7 +129,7 @@ def _checked(command: str, turns: list[list[str]], multirun: bool) -> list[DictC
         own = _register(command, words)
         if own not in known:  # runs that were sampled in the same way have the same slips
             known[own] = check(command, words, multirun)
-        if command != "train":
+        if command not in ("train", "report"):
             run_options.check_checkpoints(words, {str(cfg.checkpoint) for cfg in known[own]})
         jobs += known[own]
     return jobs
