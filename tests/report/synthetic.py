@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 CHOICES = {
@@ -66,9 +65,9 @@ def write_job(folder: Path, command: str, words: dict[str, Any], made: dict[str,
         "job": {"config_name": command, "num": 0},
         "runtime": {"choices": made["choices"]},
     }
-    (told / "hydra.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
-    (told / "config.yaml").write_text(yaml.safe_dump(made["config"]))
-    (told / "overrides.yaml").write_text(yaml.safe_dump([f"{key}={value}" for key, value in words.items()]))
+    (told / "hydra.yaml").write_text(json.dumps({"hydra": hydra}))  # JSON is YAML, and sooner written
+    (told / "config.yaml").write_text(json.dumps(made["config"]))
+    (told / "overrides.yaml").write_text(json.dumps([f"{key}={value}" for key, value in words.items()]))
 
 
 def run(folder: Path, words: dict[str, Any], fid: float | None, **figures: Any) -> Path:
@@ -86,7 +85,7 @@ def run(folder: Path, words: dict[str, Any], fid: float | None, **figures: Any) 
 
 def evaluation(run: Path, name: str, words: dict[str, Any], fid: float | None, **figures: Any) -> Path:
     """An evaluation of a run, in its folder."""
-    trained = yaml.safe_load((run / ".hydra" / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
+    trained = json.loads((run / ".hydra" / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
     chosen = {axis: words.get(axis, trained[axis]) for axis in SAMPLING}
     numbers = {key: value for key, value in words.items() if "." in key}
     made = config(chosen, {"n": 1000, "checkpoint": "last", **numbers})

@@ -127,7 +127,7 @@ def test_a_job_of_an_experiment_that_is_a_sweep_is_made_again_alone(tmp_path):
     """experiment=study trains 27 models; the command of one of them trains that one."""
     folder = synthetic.run(tmp_path / "0", {"seed": 1, "schedule": "flow", "experiment": "study"}, 1.0)
     path = folder / ".hydra" / "hydra.yaml"
-    path.write_text(path.read_text().replace("mode: RUN", "mode: MULTIRUN"))
+    path.write_text(path.read_text().replace('"mode": "RUN"', '"mode": "MULTIRUN"'))
     ((command,),) = [row.commands for row in find([str(tmp_path)]).rows]
     assert str(command) == "python train.py seed=1 schedule=flow experiment=study hydra.mode=RUN"
     assert composed("train", list(command.words), hydra=True).hydra.mode.name == "RUN"

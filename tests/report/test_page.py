@@ -75,6 +75,11 @@ def report(tmp_path_factory) -> Report:
 
 
 @pytest.fixture(scope="module")
+def charts(report) -> dict:
+    return report.charts()
+
+
+@pytest.fixture(scope="module")
 def page(report) -> str:
     return report.page()
 
@@ -128,9 +133,7 @@ def test_pictures_and_charts_say_what_they_show(page):
     assert "floor" in texts
 
 
-def test_a_name_has_one_colour_through_all_charts(report):
-    """The lines of a model: found by its name in the legend, which stands in the colour's order."""
-    charts = report.charts()
+def test_a_name_has_one_colour_through_all_charts(charts):
     styles: dict[str, set] = {}
     for chart, _ in [*charts["log_snr"], *charts["guidance"], *charts["cost"]]:
         for series in chart.series:
@@ -138,8 +141,8 @@ def test_a_name_has_one_colour_through_all_charts(report):
     assert {len(found) for found in styles.values()} == {1}
 
 
-def test_the_costs_are_those_of_the_best_model_and_say_so(report):
-    nfe, time = (chart for chart, _ in report.charts()["cost"])
+def test_the_costs_are_those_of_the_best_model_and_say_so(charts):
+    nfe, time = (chart for chart, _ in charts["cost"])
     assert "of cosine · v" in nfe.said
     lines = {series.name: (list(series.x), list(series.y)) for series in nfe.series}
     assert lines["ddpm · no guidance"][0] == [5, 20]
@@ -147,16 +150,16 @@ def test_the_costs_are_those_of_the_best_model_and_say_so(report):
     assert {series.name: list(series.x) for series in time.series}["ddpm · no guidance"] == [0.0005, 0.002]
 
 
-def test_guidance_is_joined_in_the_order_of_its_scale(report):
-    ((chart, _),) = report.charts()["guidance"]
+def test_guidance_is_joined_in_the_order_of_its_scale(charts):
+    ((chart, _),) = charts["guidance"]
     line = next(series for series in chart.series if series.name.startswith("cosine · v"))
     assert line.notes == ["1", "2", "4"]
     assert list(line.x) == pytest.approx([0.92, 0.94, 0.98])
     assert list(line.y) == pytest.approx([2.05 + s**2 / 8 for s in (1, 2, 4)])
 
 
-def test_bits_by_log_snr_add_up_to_the_whole_and_equal_curves_are_one_line(report):
-    bits = next(chart for chart, _ in report.charts()["log_snr"] if chart.name == "bits")
+def test_bits_by_log_snr_add_up_to_the_whole_and_equal_curves_are_one_line(charts):
+    bits = next(chart for chart, _ in charts["log_snr"] if chart.name == "bits")
     (line,) = bits.series  # all models spend the same
     assert line.name == "all (4 models)"
     assert sum(2 * y for y in line.y) == pytest.approx(10)  # ten bins of width 2, of one bit each

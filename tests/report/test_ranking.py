@@ -114,7 +114,7 @@ def test_commands_of_seeds_are_one_sweep(tmp_path):
 
 def test_an_evaluations_row_has_the_training_and_the_evaluation(tmp_path):
     run = synthetic.run(tmp_path / "a run", {"schedule": "flow", "cache": "/tmp/x", "data.list": "[1,2]"}, 2.0)
-    synthetic.evaluation(run, "a", {"sampler": "ddpm", "n": 1000}, 1.0)
+    synthetic.evaluation(run, "a", {"sampler": "'ddpm'", "n": 1000}, 1.0)
     commands = [str(one) for one in reproduced(make([str(tmp_path)]).study.ranking[0].setting)]
     assert commands == [
         "python train.py schedule=flow 'data.list=[1,2]'",

@@ -90,10 +90,11 @@ def lines(chart: Chart) -> str:
         figure, axes = _canvas(7.4, 3.9)
         for series in chart.series:
             marker = {"marker": _MARKERS[series.style.marker % len(_MARKERS)], "markersize": 5} if chart.points else {}
-            axes.plot(series.x, series.y, label=series.name, **series.style.line, **marker)
+            drawn = [math.nan if chart.log_y and value <= 0 else value for value in series.y]
+            axes.plot(series.x, drawn, label=series.name, **series.style.line, **marker)
             for x, y, low, high in zip(series.x, series.y, series.low, series.high, strict=False):
                 if low is not None and high is not None:
-                    axes.vlines(x, max(low, y * 1e-3) if chart.log_y else low, high, color=series.style.drawn, lw=1.1)
+                    axes.vlines(x, _above(low, y, chart.log_y), high, color=series.style.drawn, lw=1.1)
             for x, y, note in zip(series.x, series.y, series.notes, strict=False):
                 axes.annotate(note, (x, y), (4, 4), textcoords="offset points", fontsize=7.5, color=_MUTED)
         if chart.floor is not None:
@@ -103,10 +104,9 @@ def lines(chart: Chart) -> str:
                 xycoords=("axes fraction", "data"), textcoords="offset points",
             )  # fmt: skip
         _scale(axes.xaxis, chart.log_x, chart.ticks)
+        if chart.log_y:
+            axes.set_ylim(*_limits([y for series in chart.series for y in series.y], chart.floor, 1e-5))
         _scale(axes.yaxis, chart.log_y)
-        low, high = axes.get_ylim()
-        if chart.log_y and low < 1e-6 * high:  # beyond that a line says that it is nothing
-            axes.set_ylim(bottom=1e-6 * high)
         axes.set(xlabel=chart.x, ylabel=chart.y)
         axes.grid(axis="y")
         columns = 1 if len(chart.series) <= 12 else 2
@@ -122,7 +122,7 @@ def dots(chart: Chart, width: float = 7.4) -> str:
         for row, series in enumerate(chart.series):
             for x, low, high in zip(series.x, series.low, series.high, strict=True):
                 if low is not None and high is not None:
-                    axes.hlines(row, max(low, x * 1e-3) if chart.log_x else low, high, color=series.style.drawn, lw=2)
+                    axes.hlines(row, _above(low, x, chart.log_x), high, color=series.style.drawn, lw=2)
                 axes.plot(x, row, "o", color=series.style.drawn, markersize=5.5)
         if chart.floor is not None:
             _floor(axes.axvline, chart.floor)
@@ -134,6 +134,8 @@ def dots(chart: Chart, width: float = 7.4) -> str:
         axes.set_ylim(rows - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
+        if chart.log_x:
+            axes.set_xlim(*_limits([x for series in chart.series for x in series.x], chart.floor))
         _scale(axes.xaxis, chart.log_x, chart.ticks)
         axes.set(xlabel=chart.x)
         axes.grid(axis="x")
@@ -144,6 +146,19 @@ def _canvas(width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
+
+
+def _above(low: float, point: float, log: bool) -> float:
+    """An interval's lower end; on a logarithmic axis one that reaches 0 is cut off at the edge."""
+    return max(low, 1e-9 * point) if log else low
+
+
+def _limits(values: Sequence[float], floor: float | None, least: float = 0.0) -> tuple[float, float]:
+    """Of a logarithmic axis: points decide, and intervals go to its edge; what is below `least` of all is nothing."""
+    shown = [value for value in (*values, *(() if floor is None else (floor,))) if value > 0]
+    low, high = max(min(shown), least * max(shown)), max(shown)
+    margin = max((high / low) ** 0.06, 1.15)
+    return low / margin, high * margin
 
 
 def _floor(draw: Any, at: float) -> None:

@@ -103,12 +103,13 @@ def by_log_snr(study: Study, styles: Styles) -> list[Chart]:
     """Loss, bits/dim and effective weight by log-SNR, a line for each model, means over its seeds."""
     found = []
     for name, title, read, said, log in (
-        ("loss", "eps-MSE", _loss, "Error of the predicted noise on the test images, of averaged weights", True),
+        ("loss", "eps-MSE", _loss, "Error of the predicted noise on the test images, of averaged weights", _wide),
         ("bits", "bits/dim for one unit of log-SNR", _bits,
-         "The variational bound's diffusion part by log-SNR: the area below a line is its bits/dim", False),
+         "The variational bound's diffusion part by log-SNR: on linear axes the area below a line is its "
+         "bits/dim", _outlier),
         ("weight", "effective weight", _weight,
          "The loss's weight on the eps-MSE times the density of the drawn times: equal lines are equal expected losses "
-         "(Kingma & Gao 2023)", True),
+         "(Kingma & Gao 2023)", _wide),
     ):  # fmt: skip
         curves: dict[tuple[Word, ...], Curve] = {}
         for words, settings in study.trainings().items():
@@ -119,7 +120,7 @@ def by_log_snr(study: Study, styles: Styles) -> list[Chart]:
         series = _merged(study, styles, curves)
         if series:
             x = "log-SNR (noise at the left)"
-            found.append(Chart(name, x, title, _best(series), said, log_y=log and _wide(series), points=False))
+            found.append(Chart(name, x, title, _best(series), said, log_y=log(series), points=False))
     return found
 
 
@@ -223,6 +224,12 @@ def _wide(series: Sequence[Series]) -> bool:
     """Whether the values want a logarithmic axis."""
     values = [y for one in series for y in one.y]
     return min(values) > 0 and max(values) > 10 * min(values)
+
+
+def _outlier(series: Sequence[Series]) -> bool:
+    """Whether one line would press all others to the ground."""
+    tops = [max(one.y) for one in series]
+    return max(tops) > 10 * float(np.median(tops)) > 0
 
 
 def _model(study: Study, words: tuple[Word, ...]) -> str:

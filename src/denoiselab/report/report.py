@@ -31,16 +31,22 @@ def make(given: Sequence[str], where: Mapping[str, Any] | None = None, title: st
     rows = comparing.picked(found.rows, where or {})
     comparing.check(rows)
     kept, repeated = comparing.once(rows)
-    return Report(Study(kept), [*found.left, *repeated], title)
+    return Report(Study(kept), found.left, repeated, title)
 
 
 class Report:
     """A study with all that is said of it."""
 
-    def __init__(self, study: Study, left: Sequence[Left] = (), title: str | None = None) -> None:
-        self.study, self.left = study, list(left)
+    def __init__(
+        self, study: Study, missing: Sequence[Left] = (), repeated: Sequence[Left] = (), title: str | None = None
+    ) -> None:
+        self.study, self.left = study, [*missing, *repeated]
         self.title = title or self._title()
         self.provenance, self.warnings = comparing.provenance(study.rows), comparing.warnings(study.rows)
+        if missing:
+            self.warnings.append(
+                f"{len(missing)} job{'s' * (len(missing) != 1)} left no figures; see what is left out."
+            )
         self.effects = effects(study.settings, study.axes)
         self.interactions = interactions(study.settings, study.axes)
         self.figure = tables.name_of(study)
@@ -86,6 +92,8 @@ class Report:
                 f"What changes most: {strong[0].axis.key}, from {tables.figure(low.mean)} ({shown(low.value)}) to "
                 f"{tables.figure(high.mean)} ({shown(high.value)}), means over the same cells."
             )
+        for one in self.interactions[:1]:
+            said.append(f"What {one.second.key} does depends on {one.first.key}.")
         return said
 
     def write(self, folder: Path) -> list[Path]:
@@ -181,7 +189,12 @@ class Report:
         return (
             f"Mean {self.figure} of each value of an axis, over the same cells of all other axes and the same seeds: "
             "like is compared with like, and what is common to all values is not in the intervals."
-        )
+        ) + self._alone()
+
+    def _alone(self) -> str:
+        there = {effect.axis.key for effect in self.effects}
+        alone = [axis.key for axis in self.study.axes if axis.key not in there]
+        return f" No two values of {', '.join(alone)} share a cell, so that there is nothing to compare." * bool(alone)
 
     def about_both(self, one: Interaction) -> str:
         """What an interaction means."""

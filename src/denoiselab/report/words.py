@@ -4,6 +4,7 @@ A word is the option of a part, or one of its numbers. The words of sampling are
 those of the training. Where a run lies, how it is logged and what is looked at beside it are no words.
 """
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ _ASIDE = (
 )
 # The words of a command line that say where it works and not what it does.
 _PLACES = ("run", "resume", "hparams_search", "cache", "hydra")
+_QUOTED = re.compile(r"^([^=]*)='([\w./:-]*)'$")  # a value that needs no quotes
 
 
 class Command(NamedTuple):
@@ -64,7 +66,9 @@ def _plain(value: Any) -> Word:
 def command(program: str, overrides: Sequence[str], kept: Sequence[str] = (), more: Sequence[str] = ()) -> Command:
     """The command line of overrides with `more`, without those that say where it worked but for the keys `kept`."""
     places = tuple(key for key in _PLACES if key not in kept)
-    return Command(program, (*(word for word in overrides if not within(key_of(word), places)), *more))
+    plain = (_QUOTED.sub(r"\1=\2", word) for word in overrides)
+    once = dict.fromkeys(word for word in plain if not within(key_of(word), places))
+    return Command(program, (*once, *more))
 
 
 def shown(value: Word) -> str:
