@@ -96,4 +96,6 @@ def test_the_distance_is_torchmetrics_fid_on_the_same_features(n, m):
 def test_the_distance_of_rows_is_that_of_their_moments(n):
     """By a problem of the size of the smaller of the two."""
     rows, to = features(n, 10, seed=8), DistanceTo(moments(features(50, 10, seed=9)))
-    assert to.of_rows(rows, rows @ to.root) == pytest.approx(to.of(moments(rows)), rel=1e-7)
+    times = torch.arange(n) % 3
+    drawn = rows.repeat_interleave(times, 0)
+    assert to.of_rows(rows, rows @ to.root, times) == pytest.approx(to.of(moments(drawn)), rel=1e-7)

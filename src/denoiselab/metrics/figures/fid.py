@@ -61,13 +61,14 @@ class FID(Figure):
         found = []
         for _ in range(count):
             drawn = first + (torch.rand(n, generator=rng, dtype=torch.float64) * size).long()
-            found.append(to.of_rows(rows[drawn], seen[drawn]))
+            found.append(to.of_rows(rows, seen, drawn.bincount(minlength=n)))
         return float(torch.tensor(found, dtype=torch.float64).std())
 
 
 def _in_parts(to: DistanceTo, rows: Tensor, seen: Tensor) -> dict[float, float]:
     """The mean FID of rows, sorted by class, in k parts, by the mean size of a part."""
-    return {len(rows) / k: sum(to.of_rows(rows[i::k], seen[i::k]) for i in range(k)) / k for k in PARTS}
+    place = torch.arange(len(rows))
+    return {len(rows) / k: sum(to.of_rows(rows, seen, place % k == i) for i in range(k)) / k for k in PARTS}
 
 
 def _intercept(n: int, fid: float, by_size: dict[float, float]) -> float:
