@@ -215,7 +215,8 @@ def test_runs_of_other_data_stand_in_tables_of_their_own(place, there):
     words = [*TRAINED.split(), "logger=csv", f"data.root={there / 'half'}", f"cache={place / 'cache'}"]
     assert say("train", *words, f"hydra.run.dir={there / 'other'}").status == 0
     said = evaluated(place, "run=[sweep/0,other,sweep/1]")
-    assert "2 tables, whose figures cannot be compared with one another: data_fingerprint, split, extractor" in said.out
+    told = "2 tables, whose figures cannot be compared with one another: data, data_fingerprint, split, extractor"
+    assert told in said.out
     (made,) = (there / "outputs" / "evaluations").glob("*/table.md")
     tables = [part for part in made.read_text().split("\n\n") if part.startswith("|")]
     assert [["sweep/0" in part, "other" in part, "sweep/1" in part] for part in tables] == [
