@@ -1,5 +1,8 @@
 """Moments against NumPy, and the Fréchet distance against its closed form and torchmetrics."""
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from conftest import Projection, Specks
 from denoiselab.metrics import Moments, frechet_distance
+from denoiselab.metrics.moments import DistanceTo
 
 
 def features(n: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -18,18 +22,12 @@ def features(n: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) ->
 
 
 def moments(rows: Tensor, batch_size: int = 10_000) -> Moments:
-    made = Moments(rows.shape[1])
-    for batch in rows.split(batch_size):
-        made.update(batch)
-    return made
+    return reduce(add, map(Moments.of, rows.split(batch_size)))
 
 
 def gaussian(mean: Tensor, covariance: Tensor, count: int = 100) -> Moments:
     """Moments of just this mean and covariance."""
-    made = Moments(len(mean))
-    made.count, made.sum = count, count * mean
-    made.outer = (count - 1) * covariance + count * torch.outer(mean, mean)
-    return made
+    return Moments(count, count * mean, (count - 1) * covariance + count * torch.outer(mean, mean))
 
 
 def rotation(dim: int, seed: int) -> Tensor:
@@ -50,15 +48,6 @@ def test_mean_and_covariance_are_those_of_numpy_in_float64_whatever_the_batches(
 def test_two_images_are_enough_for_a_covariance():
     rows = features(2, 3, seed=1)
     np.testing.assert_allclose(moments(rows).covariance, np.cov(rows.numpy(), rowvar=False), rtol=0, atol=1e-13)
-
-
-def test_moments_come_back_from_a_file_bit_by_bit(tmp_path):
-    made = moments(features(50, 4, seed=2))
-    torch.save(made.state_dict(), tmp_path / "moments.pt")
-    again = Moments.from_state_dict(torch.load(tmp_path / "moments.pt", weights_only=True))
-    assert again.count == made.count
-    assert torch.equal(again.mean, made.mean)
-    assert torch.equal(again.covariance, made.covariance)
 
 
 def test_the_distance_of_gaussians_whose_covariances_commute_is_the_closed_form():
@@ -101,3 +90,12 @@ def test_the_distance_is_torchmetrics_fid_on_the_same_features(n, m):
     theirs.update(source.test.images, real=False)
     ours = frechet_distance(*(moments(extractor.features(s.images), 30) for s in (source.test, source.train)))
     assert ours == pytest.approx(float(theirs.compute()), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [300, 9, 5], ids=["more rows than features", "one less", "fewer"])
+def test_the_distance_of_rows_is_that_of_their_moments(n):
+    """By a problem of the size of the smaller of the two."""
+    rows, to = features(n, 10, seed=8), DistanceTo(moments(features(50, 10, seed=9)))
+    times = torch.arange(n) % 3
+    drawn = rows.repeat_interleave(times, 0)
+    assert to.of_rows(rows, rows @ to.root, times) == pytest.approx(to.of(moments(drawn)), rel=1e-7)

@@ -12,11 +12,12 @@ from conftest import point_pipeline, tiny_recipe
 from denoiselab.conditioning import Unconditional
 from denoiselab.data.points import Points, mixture, moons
 from denoiselab.errors import ConfigError
-from denoiselab.metrics import PointEvaluation, sliced_wasserstein
+from denoiselab.metrics import PointEvaluation, generation, sliced_wasserstein
 from denoiselab.metrics.points import off_plane, wasserstein
 from denoiselab.pipeline import Generated
 from denoiselab.samplers import DDIM
 from denoiselab.spacings import Trailing
+from gathered import without_times
 
 RECIPE = tiny_recipe(clip=False)
 
@@ -154,3 +155,32 @@ def test_figures_say_what_they_are_figures_of_and_which_judges_the_model(source)
 def test_fewer_than_two_points_are_refused(source, n):
     with pytest.raises(ConfigError, match=f"metrics.n={n}"):
         evaluated(source, cloud(5), n)
+
+
+def test_an_interrupted_evaluation_is_gone_on_with_and_says_what_it_would_have_said(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "EVERY", 0)
+
+    class Stopped(nn.Module):
+        """Stopped before its third batch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pipeline = point_pipeline(source)
+            self.denoiser = self.pipeline.denoiser
+            self.made, self.last = 0, 3
+
+        def generate(self, *what):
+            for batch in self.pipeline.generate(*what):
+                self.made += 1
+                if self.made == self.last:
+                    raise KeyboardInterrupt
+                yield batch
+
+    evaluation, saved, stopped = PointEvaluation(source), tmp_path / "saved", Stopped()
+    with pytest.raises(KeyboardInterrupt):
+        evaluation(stopped, RECIPE, 50, 1, 8, saved)
+    stopped.made, stopped.last = 0, 99
+    figures = evaluation(stopped, RECIPE, 50, 1, 8, saved)
+    assert stopped.made == 5, "of seven"
+    assert without_times(figures) == without_times(evaluation(point_pipeline(source), RECIPE, 50, 1, 8))
+    assert figures["seconds"] >= figures["sampling_seconds"] > 0

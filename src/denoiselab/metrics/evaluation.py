@@ -131,11 +131,9 @@ class Evaluation:
 
     def _gathered(self, generation: Generation) -> Statistics:
         samples = Statistics(generation.n, self.keep, self.needs)
-        conditional = bool(generation.pipeline.conditioner.vector_dim)
+        judged = self.extractor.knows_classes and bool(generation.pipeline.conditioner.vector_dim)
         for batch in generation.into(samples, f"generating {generation.n} images"):
-            looked = self.real.look(batch.images)
-            right = self.real.right(looked, batch.labels) if conditional else None
-            samples.update(batch.indices, looked, batch.images, right)
+            samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
         return samples.reduced(self.source.train)
 
     def _warn(self, n: int) -> None:

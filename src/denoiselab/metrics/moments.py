@@ -56,12 +56,18 @@ class DistanceTo:
         cross = torch.linalg.eigvalsh(self.root.T @ moments.covariance @ self.root)
         return self._squared(moments.mean, moments.covariance.trace(), cross)
 
-    def of_rows(self, rows: Tensor, seen: Tensor) -> float:
-        """rows: float64 (n, D); seen: rows @ root, which is worth keeping where rows are drawn again and again."""
-        n, mean = len(rows), rows.mean(0)
-        seen = seen - seen.mean(0)
-        cross = torch.linalg.eigvalsh((seen.T @ seen if n > seen.shape[1] else seen @ seen.T) / (n - 1))
-        return self._squared(mean, (rows - mean).square().sum() / (n - 1), cross)
+    def of_rows(self, rows: Tensor, seen: Tensor, times: Tensor) -> float:
+        """rows: float64 (n, D), each as many times as times: (n,) says.
+
+        seen: rows @ root, which is worth keeping where rows are drawn again and again.
+        """
+        taken = times > 0
+        rows, seen, times = rows[taken], seen[taken], times[taken].double()
+        n = times.sum()
+        mean = times @ rows / n
+        seen = times.sqrt()[:, None] * (seen - times @ seen / n)
+        cross = torch.linalg.eigvalsh((seen.T @ seen if len(seen) > seen.shape[1] else seen @ seen.T) / (n - 1))
+        return self._squared(mean, times @ (rows - mean).square().sum(1) / (n - 1), cross)
 
     def _squared(self, mean: Tensor, trace: Tensor, cross: Tensor) -> float:
         shift = (mean - self.mean).square().sum()

@@ -30,7 +30,7 @@ class Real:
         return self._of("train", self.source.train, len(self.source.train), needs._replace(distances=False))
 
     def test(self, n: int, needs: Needs) -> Statistics:
-        """Of n test images, spread evenly over all of them, which a data set may hold sorted by class."""
+        """Of n test images, spread evenly over all of them."""
         return self._of("test", self.source.test, n, needs)
 
     def cached(self, kind: str, what: object, make: Callable[[], Any]) -> Any:
@@ -44,23 +44,17 @@ class Real:
         """images: uint8 (B, C, H, W)."""
         return self.extractor.look(images.to(next(self.extractor.parameters(), images).device))
 
-    def right(self, looked: Looked, labels: Tensor) -> Tensor | None:
-        """Whether each image is of the class that it should be, bool (B,); None where the extractor cannot say."""
-        if not self.extractor.knows_classes or looked.logits is None:
-            return None
-        return looked.logits.argmax(1).cpu() == labels.cpu()
-
     def _of(self, kind: str, images: ImageSet, n: int, needs: Needs) -> Statistics:
         state = self.cached(kind, (n, needs), lambda: self._made(kind, images, n, needs).state_dict())
         return Statistics(n, self.keep, needs).load_state_dict(state)
 
     def _made(self, kind: str, images: ImageSet, n: int, needs: Needs) -> Statistics:
-        made, order, mine = Statistics(n, self.keep, needs), spread(len(images), n), distributed.share(n, BATCH)
+        made, order, mine = Statistics(n, self.keep, needs), spread(images.labels, n), distributed.share(n, BATCH)
         with track(f"looking at {n} {kind} images", len(mine), quiet=distributed.rank() > 0) as advance:
             for start in range(0, len(mine), BATCH):
                 places = mine[start : start + BATCH]
                 batch = images.__getitems__([order[i] for i in places])
                 looked = self.look(batch["image"])
-                made.update(places, looked, batch["image"], self.right(looked, batch["label"]))
+                made.update(places, looked, batch["image"], batch["label"], self.extractor.knows_classes)
                 advance(len(places))
         return made.reduced(self.source.train)

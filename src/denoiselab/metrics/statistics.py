@@ -4,8 +4,8 @@ All of it is sums: float64 sums over all n samples, whose rounding is all that b
 rows of the first `keep` samples, for what cannot be streamed, in their places of an array that is 0 elsewhere. So the
 ranks' sums, added once, are those of one process, and the rows are the same bit by bit.
 
-A sample is known by its index. Samples of a seed go by their own; real images, which a data set may hold sorted by
-class, in the order that `spread` gives.
+A sample is known by its index. Samples of a seed go by their own; real images, which a data set may hold in any order,
+in the one that `spread` gives.
 """
 
 import math
@@ -22,15 +22,17 @@ from denoiselab.metrics.moments import Moments
 from denoiselab.metrics.nearest import in_pixels, nearest_two
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+FEW = 5  # samples of a class
 
 
-def spread(total: int, n: int | None = None) -> list[int]:
-    """The first n of 0 ... total - 1 in an order of which every stretch is spread evenly over all of them.
+def spread(labels: Tensor, n: int | None = None) -> list[int]:
+    """The first n of images of the classes labels: (N,), in an order of which every stretch is spread evenly over all.
 
-    i comes by i * golden ratio mod 1: a stretch is those i for which this lies in an interval, and its gaps are of at
-    most three lengths (Steinhaus).
+    Sorted by class, the i-th comes by i * golden ratio mod 1: a stretch is those i for which this lies in an interval,
+    and its gaps are of at most three lengths (Steinhaus). So each class has its share of it.
     """
-    return (torch.arange(total, dtype=torch.float64) * GOLDEN).frac().argsort(stable=True)[:n].tolist()
+    order = (torch.arange(len(labels), dtype=torch.float64) * GOLDEN).frac().argsort(stable=True)
+    return labels.argsort(stable=True)[order[:n]].tolist()
 
 
 class Needs(NamedTuple):
@@ -55,14 +57,15 @@ class Statistics:
         self.sums: dict[str, Tensor] = {}
 
     def update(
-        self, indices: Sequence[int], looked: Looked, images: Tensor | None = None, right: Tensor | None = None
+        self, indices: Sequence[int], looked: Looked, images: Tensor, labels: Tensor, judged: bool = False
     ) -> None:
-        """Adds samples `indices`: what an extractor has seen in them; uint8 (B, C, H, W), for their distances; and
-        whether each is of the class that it should be, bool (B,)."""
+        """Adds samples `indices`: what an extractor has seen in them, images: uint8 (B, C, H, W), of which labels: (B,)
+        are the classes; judged: whether the extractor's classes are the same, and should be found in the images."""
         index = torch.tensor(indices)
         first = index < self.keep
         self._add_moments("features", looked.features)
         self._put("kept", index[first], looked.features[first].detach().cpu())
+        self._put("labels", index[first], labels[first].cpu())
         if self.needs.spatial and looked.spatial is not None:
             self._add_moments("spatial", looked.spatial)
         if looked.logits is not None:
@@ -70,11 +73,11 @@ class Statistics:
             parts = (index * self.needs.splits).div(self.n, rounding_mode="floor")
             zeros = torch.zeros(self.needs.splits, p.shape[1] + 1, dtype=torch.float64)
             self._add("scores", zeros.index_add(0, parts, torch.cat([p, -torch.special.entr(p).sum(1, True)], 1)))
-        if self.needs.distances and images is not None and first.any():
+        if self.needs.distances and first.any():
             self._put("pixels", index[first], in_pixels(images[first].cpu()))
             self._put("placed", index[first], torch.ones(len(index[first]), dtype=torch.uint8))
-        if right is not None:
-            self._add("right", right.sum().cpu())
+        if judged and looked.logits is not None:
+            self._add("right", (looked.logits.argmax(1).cpu() == labels.cpu()).sum())
 
     def reduced(self, train: ImageSet | None = None) -> "Statistics":
         """The statistics of all ranks together; where distances are needed, to the images of `train`."""
@@ -103,6 +106,20 @@ class Statistics:
     def kept(self) -> Tensor:
         """The features of the first samples, (keep, D)."""
         return self.sums["kept"]
+
+    @property
+    def labels(self) -> Tensor:
+        """The classes of the first samples, (keep,)."""
+        return self.sums["labels"]
+
+    @property
+    def strata(self) -> Tensor:
+        """The groups in which the first samples were drawn, as many of each: (keep,).
+
+        Their classes, or one group of all where a class has too few to say how much they scatter.
+        """
+        sizes = self.labels.bincount()
+        return self.labels if sizes[sizes > 0].min() >= FEW else torch.zeros_like(self.labels)
 
     @property
     def scores(self) -> Tensor | None:

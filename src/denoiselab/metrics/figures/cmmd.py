@@ -23,10 +23,9 @@ class CMMD(Figure):
         self.sigma, self.scale = sigma, scale
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
-        x, y = generated.kept, reference.train.kept
-        if min(len(x), len(y)) < 3 or not _on_sphere(y):
+        if min(generated.keep, reference.train.keep) < 3 or not _on_sphere(reference.train.kept):
             return {}
-        value, error = mmd(x, y, Gaussian(self.sigma))
+        value, error = mmd(generated, reference.train, Gaussian(self.sigma))
         return {"cmmd": self.scale * value, "cmmd_error": self.scale * error}
 
 

@@ -25,8 +25,7 @@ class KID(Figure):
     headline = "kid"
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
-        x, y = generated.kept, reference.train.kept
-        if min(len(x), len(y)) < 3:
+        if min(generated.keep, reference.train.keep) < 3:
             return {}
-        value, error = mmd(x, y, cubic)
+        value, error = mmd(generated, reference.train, cubic)
         return {"kid": value, "kid_error": error}

@@ -2,9 +2,11 @@
 
     MMD^2_u = mean of k(x_i, x_j), i != j  +  mean of k(y_i, y_j), i != j  -  2 mean of k(x_i, y_j)
 
-It is 0 on average where both come from one distribution, at any n and m, and so at times negative. Its error is the
-jackknife's: its square is (n - 1)/n sum_i (U_{-i} - mean)^2, U_{-i} being without x_i, and the same for y. On average
-it is not too small (Efron & Stein 1981), and up to sqrt 2 too large where the distributions are the same.
+It is 0 on average where both are drawn from one distribution, at any n and m, and so at times negative; and somewhat
+less than 0 where as many are drawn of each class, which are then more alike than free draws: the floor says how much.
+Its error is the jackknife's: its square is sum_c (n_c - 1)/n_c sum_{i in c} (U_{-i} - mean)^2 over classes c, U_{-i}
+being without x_i, and the same for y. On average it is not too small (Efron & Stein 1981), and up to sqrt 2 too large
+where the distributions are the same.
 """
 
 from typing import NamedTuple, final
@@ -24,8 +26,9 @@ class Discrepancy(NamedTuple):
     error: float
 
 
-def mmd(x: Tensor, y: Tensor, kernel: PairFn) -> Discrepancy:
-    """x: (n, D), y: (m, D), of at least 3 rows each."""
+def mmd(a: Statistics, b: Statistics, kernel: PairFn) -> Discrepancy:
+    """Of the features kept, at least 3 of each."""
+    x, y = a.kept, b.kept
     within_x, within_y = _others(x, kernel), _others(y, kernel)
     n, m = len(x), len(y)
     from_x, from_y = torch.empty(n, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
@@ -35,13 +38,16 @@ def mmd(x: Tensor, y: Tensor, kernel: PairFn) -> Discrepancy:
     xx, yy, xy = within_x.sum(), within_y.sum(), from_x.sum()
     value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
-    def variance(n: int, m: int, within: Tensor, across: Tensor) -> Tensor:
-        total, rest = within.sum(), across.sum()
-        without = (total - 2 * within) / ((n - 1) * (n - 2)) - 2 * (rest - across) / ((n - 1) * m)
-        return (n - 1) * without.var(correction=0)
-
-    error = (variance(n, m, within_x, from_x) + variance(m, n, within_y, from_y)).sqrt()
+    error = (_variance(a.strata, m, within_x, from_x) + _variance(b.strata, n, within_y, from_y)).sqrt()
     return Discrepancy(float(value), float(error))
+
+
+def _variance(strata: Tensor, others: int, within: Tensor, across: Tensor) -> Tensor:
+    """The jackknife's, of leaving out one of n; its sums of k over the rest of its set, (n,), and over the others."""
+    n = len(strata)
+    without = (within.sum() - 2 * within) / ((n - 1) * (n - 2)) - 2 * (across.sum() - across) / ((n - 1) * others)
+    parts = [without[strata == stratum] for stratum in strata.unique()]
+    return torch.stack([(len(part) - 1) * part.var(correction=0) for part in parts]).sum()
 
 
 def _others(x: Tensor, kernel: PairFn) -> Tensor:
@@ -74,9 +80,9 @@ class MMD(Figure):
         self.sigma = sigma
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
-        x, y = generated.kept, reference.train.kept
-        if min(len(x), len(y)) < 3:
+        if min(generated.keep, reference.train.keep) < 3:
             return {}
-        sigma = float(torch.pdist(y[:SHOWN].double()).median()) if self.sigma is None else self.sigma
-        value, error = mmd(x, y, Gaussian(sigma))
+        shown = reference.train.kept[:SHOWN].double()
+        sigma = float(torch.pdist(shown).median()) if self.sigma is None else self.sigma
+        value, error = mmd(generated, reference.train, Gaussian(sigma))
         return {"mmd": value, "mmd_error": error, "mmd_sigma": sigma}
