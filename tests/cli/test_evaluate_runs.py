@@ -266,7 +266,7 @@ def killed_in_batch(batch: int, number: int, words: list[str]) -> None:
 def ended(*args: object) -> int:
     """The exit status of a forked process, negative for a signal."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "denoiselab.cli.evaluate", "test_evaluate"])
+    context.set_forkserver_preload(["conftest", "denoiselab.cli.evaluate", "test_evaluate_runs"])
     process = context.Process(target=killed_in_batch, args=args)
     process.start()
     process.join()
