@@ -62,6 +62,35 @@ def test_work_of_unknown_or_no_length_does_not_crash(monkeypatch, capsys):
     assert [line.partition(",")[0] for line in lines(capsys)] == ["nothing: 0/0", "more than told: 3/1"]
 
 
+def test_the_time_that_jobs_are_going_to_take_goes_by_their_cost_and_not_by_their_number(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    costs = [1, 2, 10, 100]
+    with progress.Jobs("jobs", costs):
+        for cost in costs:
+            with progress.job():
+                now += 3.0 * cost
+    assert lines(capsys) == ["jobs: 1/4", "jobs: 2/4, 6 min left", "jobs: 3/4, 6 min left", "jobs: 4/4, 5 min left"]
+
+
+def test_a_job_that_has_nothing_to_do_says_nothing_of_the_time_of_the_others(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.Jobs("jobs", [1, 1, 1, 1]):
+        for idle in (False, True, True, False):
+            with progress.job():
+                now += 0.0 if idle else 20.0
+                if idle:
+                    progress.idle()
+    assert lines(capsys) == ["jobs: 1/4", "jobs: 2/4, 60 s left", "jobs: 3/4, 40 s left", "jobs: 4/4, 20 s left"]
+
+
+def test_a_job_by_itself_is_not_counted(capsys):
+    with progress.job():
+        progress.idle()
+    assert lines(capsys) == []
+
+
 def test_bars_within_bars_share_a_real_terminal_and_are_gone_when_work_is_done():
     """The program writes to a pseudo-terminal; what is seen are the letters, without the terminal's commands."""
     ours, theirs = pty.openpty()

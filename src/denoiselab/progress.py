@@ -30,10 +30,14 @@ class _Count(MofNCompleteColumn):
 
 
 class _Left(TimeRemainingColumn):
-    """By the pace of the last 30 seconds, unless the task says it."""
+    """By the pace of the last 30 seconds, unless the task says when it will end, or None if that is not known."""
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields["left"], style="progress.remaining") if "left" in task.fields else super().render(task)
+        if "end" not in task.fields:
+            return super().render(task)
+        end = task.fields["end"]
+        told = "" if end is None else f"{_readable(max(0.0, end - time.monotonic()))} left"
+        return Text(told, style="progress.remaining")
 
 
 @contextmanager
@@ -108,7 +112,7 @@ class Jobs:
         _jobs.append(self)
         if sys.stderr.isatty():
             self._progress = self._stack.enter_context(live())
-            self._task = self._progress.add_task(self.description, total=sum(self.costs), note="", count="", left="")
+            self._task = self._progress.add_task(self.description, total=sum(self.costs), note="", count="", end=None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,12 +134,13 @@ class Jobs:
         self.begun += 1
         cost, started, self.idle = self.costs[min(self.begun, len(self.costs)) - 1], time.monotonic(), False
         count, left = f"{self.begun}/{len(self.costs)}", self.left
-        told = "" if left is None else f"{_readable(left)} left"
         if sys.stderr.isatty():
             done = sum(self.costs[: self.begun - 1])
-            self._progress.update(self._task, completed=done, count=count, left=told)
+            end = None if left is None else started + left
+            self._progress.update(self._task, completed=done, count=count, end=end)
         else:
-            print(f"{self.description}: {count}{told and ', ' + told}", file=sys.stderr, flush=True)
+            told = "" if left is None else f", {_readable(left)} left"
+            print(f"{self.description}: {count}{told}", file=sys.stderr, flush=True)
         yield
         if not self.idle:
             self._spent, self._seconds = self._spent + cost, self._seconds + time.monotonic() - started

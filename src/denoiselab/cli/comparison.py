@@ -7,7 +7,7 @@ compared, and stand in tables of their own.
 import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,22 +64,19 @@ def told(jobs: Iterable[Path], place: Path) -> list[str]:
     tables: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         tables.setdefault(tuple(str(row.figures.get(key, "")) for key in APART), []).append(row)
-    keys = list(dict.fromkeys(key for row in rows for key in row.words))
+    keys = dict.fromkeys(key for row in rows for key in row.words)
+    differing = [key for key in keys if len({row.told(key) for row in rows}) > 1]
     lines: list[str] = []
     if len(tables) > 1:
         lines = [f"{len(tables)} tables, whose figures cannot be compared with one another: {_apart(list(tables))}", ""]
     for table in tables.values():
-        lines += [*_markdown(table, _differing(table, keys)), ""]
+        lines += [*_markdown(table, differing), ""]
     place.mkdir(parents=True, exist_ok=True)
     with replacing(place / "table.md") as temporary:
         temporary.write_text("\n".join(lines))
     with replacing(place / "table.csv") as temporary:
-        _write_csv(rows, _differing(rows, keys), temporary)
+        _write_csv(rows, differing, temporary)
     return [*lines[:-1], *(os.path.relpath(place / f"table.{kind}") for kind in ("md", "csv"))]
-
-
-def _differing(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
-    return [key for key in keys if len({row.told(key) for row in rows}) > 1]
 
 
 def _apart(tables: list[tuple[str, ...]]) -> str:
@@ -113,7 +110,7 @@ def _markdown(rows: list[Row], keys: list[str]) -> list[str]:
 
 
 def _write_csv(rows: list[Row], keys: list[str], path: Path) -> None:
-    """All rows; the columns of the words are those in which any two differ."""
+    """All rows in one."""
     more = ("fid_low", "fid_high", "bits_per_dim_error", "extractor", "data", "sample_seed", "identity")
     names = ["headline", "figure", *_FIGURES, *more]
     names = [name for name in names if name not in keys]

@@ -23,7 +23,18 @@ from denoiselab.pipeline import Pipeline
 
 PACKAGE = Path(denoiselab.__file__).parent
 # Where and how it runs and is logged; and how weights and data are found, which are told by what they are.
-_FREE = ("device", "cache", "logger", "again", "run", "checkpoint", "ema", "data.root")
+_FREE = (
+    "device",
+    "cache",
+    "logger",
+    "again",
+    "run",
+    "checkpoint",
+    "ema",
+    "data.root",
+    "metrics.every",
+    "metrics.max_seconds",
+)
 _MODEL = ("codec", "conditioning", "backbone", "schedule", "parameterization", "data")
 
 
