@@ -255,6 +255,19 @@ def test_the_best_checkpoint_is_that_of_the_lowest_fid_in_the_log_and_says_so_ev
     assert state["denoiselab"]["best"] == best
 
 
+def test_where_the_best_is_not_the_last_the_last_line_says_so(pictures, done, tmp_path, capsys):
+    """A learning rate that is far too large makes each step worse than the one before."""
+    cache = done.cfgs[0].cache
+    words = f"{TINY} metrics.every=2 metrics.n=10 optimizer.lr=0.3 likelihood=none logger=csv data.root={pictures}"
+    train.run(composed(f"{words} cache={cache}", tmp_path / "run"))
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    best, said = figures["best"], capsys.readouterr().err.splitlines()[-1]
+    assert best["step"] == 2
+    assert best["value"] < figures["fid"]
+    told = f"checkpoint=best is of step 2: fid {best['value']:.4g} (n 10); at step 6 it was {figures['fid']:.4g}"
+    assert said == told
+
+
 def test_the_checkpoint_remembers_the_wandb_run_and_the_configuration(logged, folder, done):
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["denoiselab"]["wandb_id"] == run_record(logged).run_id

@@ -128,6 +128,8 @@ def test_a_slip_is_told_in_one_line(words, told):
         "~callbacks.checkpoint",
         "metrics=none likelihood=none",
         "metrics.max_seconds=null",
+        "metrics.max_seconds=0.5",
+        "metrics.max_seconds=300",
         "callbacks.checkpoint.monitor=val/loss metrics=none",
         "callbacks.checkpoint.monitor=bits_per_dim",
         "experiment=points callbacks.checkpoint.monitor=nats_per_dim",

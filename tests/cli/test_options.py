@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
+from denoiselab.callbacks import LossByLogSNR
 from denoiselab.cli import build, checks, fit, guides, refusals, rules
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.cli.resume import leaves
@@ -136,6 +137,19 @@ def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_p
     trainer.fit(system, datamodule=ImageDataModule(parts.source, 8, 0))
     assert trainer.global_step == 1
     assert any(not torch.equal(a, b) for a, b in zip(before, system.parameters(), strict=True))
+
+
+def test_every_schedule_parameterization_and_loss_has_finite_errors_at_the_log_snr_that_it_reaches():
+    for axis in ("schedule", "parameterization", "loss"):
+        for option in of(axis):
+            cfg = composed("train", [*small(f"{axis}={option}"), *WITH.get((axis, option), [])])
+            parts = build.parts(cfg)
+            with_voice(parts)
+            rows = LossByLogSNR(n=12, levels=4).measured(fit.make_system(cfg, parts), parts.source)
+            assert len(rows) >= (24 if axis != "schedule" else 15), option
+            assert all(math.isfinite(row.eps_mse) and math.isfinite(row.loss) and row.eps_mse > 0 for row in rows), (
+                option
+            )
 
 
 def assembled_parts(base: DictConfig, **chosen: str) -> build.Parts | None:
