@@ -25,7 +25,7 @@ from denoiselab.cli.entry import composed
 from denoiselab.conditioning import Unconditional
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError
-from denoiselab.metrics import Evaluation
+from denoiselab.metrics import FID, KID, Evaluation, InceptionScore
 from denoiselab.metrics.extractors import Inception, inception
 from denoiselab.metrics.extractors.inception_v3 import WEIGHTS
 from denoiselab.pipeline import Generated
@@ -64,6 +64,7 @@ def weights(tmp_path_factory) -> Path:
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.8, 1.2)
             nn.init.normal_(module.bias, std=0.1)
+    nn.init.normal_(network.fc.weight, std=0.5)  # scores that differ from image to image
     torch.save(network.state_dict(), path)
     return path
 
@@ -110,7 +111,8 @@ def ours(weights) -> Inception:
 
 
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28)], ids=["32 x 32 in colour", "28 x 28 in grey"])
-def test_fid_is_that_of_torch_fidelity_of_the_same_images(ours, weights, tmp_path, channels, side):
+def test_fid_kid_and_inception_score_are_torch_fidelitys_of_the_same_images(ours, weights, tmp_path, channels, side):
+    """Of images that lie in folders, from the pixels on. One subset of all images, and one part of them."""
     import torch_fidelity
 
     source = Blobs(channels, side)
@@ -119,15 +121,22 @@ def test_fid_is_that_of_torch_fidelity_of_the_same_images(ours, weights, tmp_pat
         input2=saved(source.train.images, tmp_path / "real"),
         feature_extractor_weights_path=str(weights),
         fid=True,
+        kid=True,
+        kid_subsets=1,
+        kid_subset_size=len(source.test),
+        isc=True,
+        isc_splits=1,
         cuda=False,
         cache=False,
         verbose=False,
     )
-    figures = Evaluation(source, ours, tmp_path)(Shown(source), tiny_recipe())
-    assert figures["n"] == 40
-    assert figures["extractor"] == ours.name
-    assert figures["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
-    assert figures["fid"] > 1e-2, "or rounding would be all there is to compare"
+    figures = {"fid": FID(resamples=2), "kid": KID(), "inception_score": InceptionScore(splits=1)}
+    found = Evaluation(source, ours, tmp_path, figures)(Shown(source), tiny_recipe())
+    assert (found["n"], found["extractor"]) == (40, ours.name)
+    assert found["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert found["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert found["inception_score"] == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
+    assert min(found["fid"], found["kid"], found["inception_score"] - 1) > 1e-3, "or rounding is all that is compared"
 
 
 @torch.no_grad()
@@ -224,14 +233,11 @@ def test_the_address_and_checksum_are_those_that_torch_fidelity_has():
 
 def test_a_run_is_trained_and_judged_through_it(weights, tmp_path):
     saved(Blobs(1, 12, 30).train.images, tmp_path / "images")
-    given = f"data=image_folder data.root={tmp_path / 'images'} data.size=12 data.test_fraction=0.2 extractor=inception metrics.n=6".split()
-    given += [f"metrics.weights={weights}", f"cache={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"]
-    small = (
-        "trainer=cpu trainer.max_steps=2 backbone=mlp backbone.width=16 backbone.depth=1 sampler.steps=2 batch_size=4"
-    )
-    small += " conditioning=none guidance=none logger=csv likelihood=none"
-    command = [sys.executable, "train.py", *given, *small.split()]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    words = f"""data=image_folder data.root={tmp_path / "images"} data.size=12 data.test_fraction=0.2 batch_size=4
+        extractor=inception metrics.weights={weights} metrics.n=6 cache={tmp_path} hydra.run.dir={tmp_path / "run"}
+        trainer=cpu trainer.max_steps=2 backbone=mlp backbone.width=16 backbone.depth=1 sampler.steps=2 logger=csv
+        conditioning=none guidance=none likelihood=none"""
+    done = subprocess.run([sys.executable, "train.py", *words.split()], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "enlarges images" in done.stderr, "images of 12 x 12 pixels"
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
