@@ -12,7 +12,8 @@ from denoiselab.data.source import Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.classifier import check_labels
-from denoiselab.metrics.evaluation import Evaluation
+from denoiselab.metrics.evaluation import Evaluation, check_figures
+from denoiselab.metrics.figures import Figure
 from denoiselab.metrics.likelihood import LikelihoodEvaluation
 from denoiselab.metrics.likelihood import check as check_likelihood
 from denoiselab.objectives import Objective
@@ -80,6 +81,7 @@ def parts(cfg: DictConfig) -> Parts:
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:
     """Figures that the data do not allow are refused now, not at the first evaluation."""
+    check_figures(figures(cfg))
     if str(cfg.metrics.extractor._target_).endswith("trained_classifier"):
         check_labels(source)
     if len(source.test) < 2:
@@ -101,9 +103,13 @@ def check_again(trained: DictConfig, cfg: DictConfig) -> None:
 def evaluation(cfg: DictConfig, source: Source) -> Callable[..., dict[str, Any]]:
     """What turns (pipeline, recipe, n, seed, batch_size) into figures."""
     if "extractor" in cfg.metrics:
-        figures = {name: instantiate(part) for name, part in cfg.metrics.figures.items() if part}
-        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache, figures, cfg.metrics.keep)
+        extractor = instantiate(cfg.metrics.extractor)(source)
+        return Evaluation(source, extractor, cfg.cache, figures(cfg), cfg.metrics.keep)
     return instantiate(cfg.metrics.evaluation)(source)
+
+
+def figures(cfg: DictConfig) -> dict[str, Figure]:
+    return {name: instantiate(part) for name, part in cfg.metrics.figures.items() if part}
 
 
 def likelihood(cfg: DictConfig, source: Source) -> LikelihoodEvaluation:

@@ -82,7 +82,10 @@ def _intercept(n: int, fid: float, by_size: dict[float, float]) -> float:
 
 @final
 class SpatialFID(Figure):
-    """sfid: FID in features of a middle layer at each place, which see where things are (sFID, Nash 2021)."""
+    """sfid: FID in features of a middle layer at each place, which see where things are (sFID, Nash 2021).
+
+    None where they are more than 4,096, as the classifier's are of images of more than 88 pixels a side.
+    """
 
     headline = "sfid"
     needs = FID.needs._replace(spatial=True)
