@@ -73,6 +73,10 @@ class Evaluation:
             self._floors[n] = self.real.cached("floor", told, lambda: self._figures_of_test(n))
         return self._floors[n]
 
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test images, but no more than 1,000."""
+        return min(1000, len(self.source.test)) if n is None else n
+
     def _figures_of_test(self, n: int) -> dict[str, float]:
         reference = self.reference(n)
         return self._figures(reference.test, reference)
@@ -98,7 +102,7 @@ class Evaluation:
         samples is kept every 20 s, for an evaluation that is interrupted; of the same samples it is gone on with. The
         caller removes it.
         """
-        n = min(1000, len(self.source.test)) if n is None else n
+        n = self.size(n)
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
         about = (self.source.fingerprint, self.extractor.name, self.extractor.digest, self.keep, self.needs)

@@ -63,6 +63,10 @@ class PointEvaluation:
         self.source, self.directions = source, directions
         self.reference = source.in_plane(source.test.images)
 
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test points."""
+        return len(self.source.test) if n is None else n
+
     def floor(self, n: int) -> float:
         """The distance of the first n training points from the test points."""
         return self._distance(self.source.in_plane(self.source.train.images[:n]))
@@ -84,7 +88,7 @@ class PointEvaluation:
         saved: a file in which the points are kept every 20 s, from which an interrupted evaluation goes on. The caller
         removes it.
         """
-        n = len(self.source.test) if n is None else n
+        n = self.size(n)
         if n < 2:
             raise ConfigError(f"metrics.n={n}: a distance of distributions needs at least 2 points, and some hundreds")
         about = self.source.fingerprint
