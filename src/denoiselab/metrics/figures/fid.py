@@ -12,7 +12,7 @@ from torch import Tensor
 
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.moments import DistanceTo, frechet_distance
-from denoiselab.metrics.statistics import Statistics
+from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.randomness import generator
 
 NORMAL = 1.959964  # 95% of a normal distribution lie within that many standard deviations
@@ -88,7 +88,7 @@ class SpatialFID(Figure):
     """
 
     headline = "sfid"
-    needs = FID.needs._replace(spatial=True)
+    needs = Needs(spatial=True)
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
         a, b = generated.spatial, reference.train.spatial
