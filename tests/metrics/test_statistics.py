@@ -108,6 +108,21 @@ def test_what_no_figure_needs_is_not_gathered():
     assert made.spatial is made.distances is made.right is None
 
 
+def test_a_covariance_of_gigabytes_is_not_gathered():
+    looked, images, labels = seen(3)
+    made = Statistics(3, needs=Needs(spatial=True))
+    made.update(range(3), looked._replace(spatial=torch.zeros(3, 4097)), images, labels)
+    assert made.spatial is None
+
+
+def test_features_of_half_precision_are_kept_in_single():
+    looked, images, labels = seen()
+    made = Statistics(N)
+    made.update(range(N), looked._replace(features=looked.features.half()), images, labels)
+    assert made.kept.dtype == torch.float32
+    assert torch.equal(made.kept, looked.features.half().float())
+
+
 @pytest.mark.parametrize(("total", "n"), [(100, 7), (1000, 100), (360, 360), (5, 2), (1, 1)])
 def test_every_stretch_of_the_order_is_spread_evenly(total, n):
     """Gaps of at most twice their mean and a bit, and none twice."""

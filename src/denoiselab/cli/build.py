@@ -12,7 +12,8 @@ from denoiselab.data.source import Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.classifier import check_labels
-from denoiselab.metrics.evaluation import Evaluation
+from denoiselab.metrics.evaluation import Evaluation, check_figures
+from denoiselab.metrics.figures import Figure
 from denoiselab.metrics.likelihood import LikelihoodEvaluation
 from denoiselab.metrics.likelihood import check as check_likelihood
 from denoiselab.metrics.points import PointEvaluation
@@ -81,6 +82,7 @@ def parts(cfg: DictConfig) -> Parts:
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:
     """Figures that the data do not allow are refused now, not at the first evaluation."""
+    check_figures(figures(cfg))
     if "weights" in cfg.metrics.extractor:
         instantiate(cfg.metrics.extractor)(source)  # made once for what it raises: weights that are not there, and more
     else:
@@ -104,10 +106,14 @@ def check_again(trained: DictConfig, cfg: DictConfig) -> None:
 def evaluation(cfg: DictConfig, source: Source) -> Evaluation | PointEvaluation:
     """What turns (pipeline, recipe, n, seed, batch_size) into figures."""
     if "extractor" in cfg.metrics:
-        figures = {name: instantiate(part) for name, part in cfg.metrics.figures.items() if part}
-        return Evaluation(source, instantiate(cfg.metrics.extractor)(source), cfg.cache, figures, cfg.metrics.keep)
+        extractor = instantiate(cfg.metrics.extractor)(source)
+        return Evaluation(source, extractor, cfg.cache, figures(cfg), cfg.metrics.keep)
     made: PointEvaluation = instantiate(cfg.metrics.evaluation)(source)
     return made
+
+
+def figures(cfg: DictConfig) -> dict[str, Figure]:
+    return {name: instantiate(part) for name, part in cfg.metrics.figures.items() if part}
 
 
 def likelihood(cfg: DictConfig, source: Source) -> LikelihoodEvaluation:

@@ -21,6 +21,14 @@ from denoiselab.progress import console
 DEFAULT: Mapping[str, Figure] = {"fid": FID(), "class_accuracy": ClassAccuracy()}
 
 
+def check_figures(figures: Mapping[str, Figure]) -> None:
+    """Raises ConfigError where none is left by which a model can be judged."""
+    if not any(figure.headline for figure in figures.values()):
+        raise ConfigError(
+            "metrics.figures leaves nothing to judge a model by; keep fid, sfid, kid or mmd, or take metrics=none"
+        )
+
+
 class Evaluation:
     """Figures of generated images against a data set's training images, as one extractor sees them.
 
@@ -39,9 +47,7 @@ class Evaluation:
         figures: Mapping[str, Figure] = DEFAULT,
         keep: int = 10_000,
     ) -> None:
-        """Raises ConfigError where no figure is left by which a model can be judged."""
-        if not any(figure.headline for figure in figures.values()):
-            raise ConfigError("metrics.figures leaves nothing to judge a model by; keep fid, sfid, kid or mmd")
+        check_figures(figures)
         self.source, self.extractor, self.figures, self.keep = source, extractor, figures, keep
         self.needs = reduce(or_, (figure.needs for figure in figures.values()), Needs())
         self.real = Real(source, extractor, Path(cache), keep)
@@ -66,6 +72,10 @@ class Evaluation:
             told = (n, self.needs, [figure.words for figure in self.figures.values()])
             self._floors[n] = self.real.cached("floor", told, lambda: self._figures_of_test(n))
         return self._floors[n]
+
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test images, but no more than 1,000."""
+        return min(1000, len(self.source.test)) if n is None else n
 
     def _figures_of_test(self, n: int) -> dict[str, float]:
         reference = self.reference(n)

@@ -23,6 +23,7 @@ from denoiselab.metrics.nearest import in_pixels, nearest_two
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 FEW = 5  # samples of a class
+MOST = 4096  # spatial features: the covariance of more would take gigabytes
 
 
 def spread(labels: Tensor, n: int | None = None) -> list[int]:
@@ -64,9 +65,10 @@ class Statistics:
         index = torch.tensor(indices)
         first = index < self.keep
         self._add_moments("features", looked.features)
-        self._put("kept", index[first], looked.features[first].detach().cpu())
+        features = looked.features[first].detach().cpu()
+        self._put("kept", index[first], features.to(torch.promote_types(features.dtype, torch.float32)))
         self._put("labels", index[first], labels[first].cpu())
-        if self.needs.spatial and looked.spatial is not None:
+        if self.needs.spatial and looked.spatial is not None and looked.spatial.shape[1] <= MOST:
             self._add_moments("spatial", looked.spatial)
         if looked.logits is not None:
             p = looked.logits.detach().cpu().double().softmax(1)
@@ -99,7 +101,7 @@ class Statistics:
 
     @property
     def spatial(self) -> Moments | None:
-        """None where the extractor has none, or no figure needs them."""
+        """None where the extractor has none or more than 4,096, or no figure needs them."""
         return self._moments("spatial") if "spatial.sum" in self.sums else None
 
     @property

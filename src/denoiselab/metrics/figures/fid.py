@@ -12,7 +12,7 @@ from torch import Tensor
 
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.moments import DistanceTo, frechet_distance
-from denoiselab.metrics.statistics import Statistics
+from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.randomness import generator
 
 NORMAL = 1.959964  # 95% of a normal distribution lie within that many standard deviations
@@ -82,10 +82,13 @@ def _intercept(n: int, fid: float, by_size: dict[float, float]) -> float:
 
 @final
 class SpatialFID(Figure):
-    """sfid: FID in features of a middle layer at each place, which see where things are (sFID, Nash 2021)."""
+    """sfid: FID in features of a middle layer at each place, which see where things are (sFID, Nash 2021).
+
+    None where they are more than 4,096, as the classifier's are of images of more than 88 pixels a side.
+    """
 
     headline = "sfid"
-    needs = FID.needs._replace(spatial=True)
+    needs = Needs(spatial=True)
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
         a, b = generated.spatial, reference.train.spatial

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.metrics.figures.figure import Figure, Reference
-from denoiselab.metrics.pairs import PairFn, blocks, squared_distances
+from denoiselab.metrics.pairs import ROWS, PairFn, blocks, squared_distances
 from denoiselab.metrics.statistics import Statistics
 
 SHOWN = 1000  # reference images whose distances the bandwidth is the median of
@@ -51,10 +51,14 @@ def _variance(strata: Tensor, others: int, within: Tensor, across: Tensor) -> Te
 
 
 def _others(x: Tensor, kernel: PairFn) -> Tensor:
-    """sum_{j != i} k(x_i, x_j): (n,)."""
-    return torch.cat(
-        [block.sum(1) - block[:, start : start + len(block)].diagonal() for start, block in blocks(x, x, kernel)]
-    )
+    """sum_{j != i} k(x_i, x_j): (n,). k is symmetric, so that half of the pairs are enough."""
+    x, total = x.double(), torch.zeros(len(x), dtype=torch.float64)
+    for start in range(0, len(x), ROWS):
+        end = min(start + ROWS, len(x))
+        block = kernel(x[start:end], x[start:])
+        total[start:end] += block.sum(1) - block.diagonal()
+        total[end:] += block[:, end - start :].sum(0)
+    return total
 
 
 class Gaussian:
