@@ -9,7 +9,9 @@ import csv
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -54,14 +56,8 @@ class LossByLogSNR(pl.Callback):
         rows = self.measured(pl_module, trainer.datamodule.source)  # type: ignore[attr-defined]
         if not trainer.is_global_zero:
             return
-        folder = run_folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "loss_by_log_snr.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([[field.name for field in fields(Row)], *map(astuple, rows)])
-        edges = [(row.log_snr_from, row.log_snr_to) for row in rows]
-        drawn = {"eps_mse": [row.eps_mse for row in rows], "part of the loss": [row.loss for row in rows]}
         title = f"errors on the test set by log-SNR, {sum(row.count for row in rows):,} in all"
-        picture = stairs(edges, drawn, "log-SNR", title, folder / "loss_by_log_snr.png")
+        picture = written(rows, title, run_folder(trainer))
         log_picture(trainer, "loss_by_log_snr", picture, f"step {trainer.global_step}, {title}")
 
     @torch.no_grad()
@@ -88,6 +84,16 @@ class LossByLogSNR(pl.Callback):
             figures = system.objective.figures(system.pipeline.denoiser, x0, cond, times, eps)
             made.append(torch.stack([figures["eps_mse"], figures["loss"]], 1).double().cpu())
         return torch.stack(made, 1)
+
+
+def written(rows: list[Row], title: str, folder: Path) -> np.ndarray:
+    """loss_by_log_snr.csv and .png; the picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "loss_by_log_snr.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[field.name for field in fields(Row)], *map(astuple, rows)])
+    edges = [(row.log_snr_from, row.log_snr_to) for row in rows]
+    drawn = {"eps_mse": [row.eps_mse for row in rows], "part of the loss": [row.loss for row in rows]}
+    return stairs(edges, drawn, "log-SNR", title, folder / "loss_by_log_snr.png")
 
 
 def spread(n: int, levels: int) -> Tensor:
