@@ -77,10 +77,6 @@ class Evaluation:
         reference = self.reference(n)
         return self._figures(reference.test, reference)
 
-    def size(self, n: int | None) -> int:
-        """n; None: as many as there are test images, but no more than 1,000."""
-        return min(1000, len(self.source.test)) if n is None else n
-
     def _figures(self, statistics: Statistics, reference: Reference) -> dict[str, float]:
         found: dict[str, float] = {}
         for figure in self.figures.values():

@@ -15,8 +15,9 @@ from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.metrics.statistics import Needs, Statistics, spread
 from denoiselab.progress import track
 
-VERSION = 1  # of what is kept, and of how figures are made of it: raise it where either changes
 BATCH = 500
+# What is kept is known by the code that makes it, too: another version of it makes its own.
+CODE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()
 
 
 class Real:
@@ -36,7 +37,7 @@ class Real:
     def cached(self, kind: str, what: object, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept by all that it depends on: data, extractor, `keep`, `what`."""
         seen = (self.extractor.name, self.extractor.digest, self.extractor.resize)
-        key = hashlib.sha256(repr((VERSION, self.source.fingerprint, seen, self.keep, kind, what)).encode())
+        key = hashlib.sha256(repr((CODE, self.source.fingerprint, seen, self.keep, kind, what)).encode())
         return cached(self.cache / f"{self.source.name}-{kind}-{key.hexdigest()[:16]}.pt", make, together=True)
 
     @torch.inference_mode()
