@@ -72,7 +72,12 @@ def bars(drawn: Sequence[Bar], x: str, y: str, title: str, path: Path) -> np.nda
 
 
 def stairs(
-    edges: Sequence[tuple[float, float]], drawn: dict[str, list[float]], x: str, title: str, path: Path
+    edges: Sequence[tuple[float, float]],
+    drawn: dict[str, list[float]],
+    x: str,
+    title: str,
+    path: Path,
+    logarithmic: Sequence[str] = (),
 ) -> np.ndarray:
     """Values from one edge to the next, a panel for each name; to a file, and the picture, uint8 (h, w, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -82,7 +87,7 @@ def stairs(
     canvas, panels = FigureCanvasAgg(figure), figure.subplots(len(drawn), sharex=True, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, drawn.items(), strict=True):
         axes.stairs(values, [edges[0][0], *(high for _, high in edges)], linewidth=1.5, baseline=None)
-        axes.set(ylabel=name)
+        axes.set(ylabel=name, yscale="log" if name in logarithmic else "linear")
         axes.grid(alpha=0.3)
     panels[0].set_title(title, fontsize=9)
     panels[-1].set(xlabel=x)

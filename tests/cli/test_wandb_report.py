@@ -3,24 +3,33 @@
 import json
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import composed
-from denoiselab.cli import train, wandb_report
+from cli.test_evaluate_runs import say
+from denoiselab.cli import wandb_report
 from test_logging import TINY, history, pictures, records, wandb_folders  # noqa: F401
 
-OF_EVALUATIONS = {"nfe", "sampling_seconds"}  # evaluate.py logs these, beside what training does
+Keys = dict[str, set[str]]  # of a history, a summary and a configuration
 
 
 @pytest.fixture(scope="module")
-def logged(pictures, tmp_path_factory) -> dict[str, set[str]]:  # noqa: F811
-    """The keys that a training has logged: of its history, of its summary and of its configuration."""
+def logged(pictures, tmp_path_factory) -> dict[str, Keys]:  # noqa: F811
+    """The keys that a training and an evaluation of it have logged."""
     place = tmp_path_factory.mktemp("outputs")
-    train.run(composed(f"{TINY} metrics.n=10 data.root={pictures} cache={place / 'cache'}", place / "run"))
-    run = list(records(next(wandb_folders(place / "run")[0].glob("*.wandb"))))
-    keys = {"history": {name for row in history(run) for name in row}, "summary": set(), "config": set()}
+    own = [*TINY.split(), "metrics.n=10", f"data.root={pictures}", f"hydra.run.dir={place / 'run'}"]
+    again = [f"run={place / 'run'}", "sampler=ddim", "n=10", "device=cpu", f"hydra.run.dir={place / 'evaluated'}"]
+    for command, words in (("train", own), ("evaluate", again)):
+        said = say(command, *words, f"cache={place / 'cache'}")
+        assert said.status == 0, said.err
+    return {"train": keys_of(place / "run"), "evaluate": keys_of(place / "evaluated")}
+
+
+def keys_of(folder: Path) -> Keys:
+    run = list(records(next(wandb_folders(folder)[0].glob("*.wandb"))))
+    keys: Keys = {"history": {name for row in history(run) for name in row}, "summary": set(), "config": set()}
     for record in run:
         for item in record.summary.update:
             keys["summary"].add(".".join(item.nested_key) or item.key)
@@ -62,9 +71,9 @@ def of_config(key: str) -> str:
     return name + rest
 
 
-def named(built: dict[str, Any]) -> dict[str, set[str]]:
-    """The keys that the charts and the tables name."""
-    keys: dict[str, set[str]] = {"history": set(), "summary": set(), "config": set()}
+def named(built: Any) -> Keys:
+    """The keys that charts and tables name."""
+    keys: Keys = {"history": set(), "summary": set(), "config": set()}
     told: list[str] = []
     for panel in panels(built):
         config = panel["config"]
@@ -87,12 +96,20 @@ def named(built: dict[str, Any]) -> dict[str, set[str]]:
     return keys
 
 
-def test_every_key_is_one_that_a_real_run_has_logged(built, logged):
-    keys = named(built)
-    assert keys["history"] - logged["history"] - OF_EVALUATIONS == set()
-    assert keys["summary"] - logged["summary"] - OF_EVALUATIONS == set()
-    assert keys["config"] - logged["config"] == set()
-    assert all(keys.values())
+@pytest.mark.parametrize("index", range(6))
+def test_every_key_is_one_that_a_real_run_of_that_kind_has_logged(index, logged):
+    section = wandb_report.sections()[index]
+    keys = named([panel._to_model().model_dump(by_alias=True, exclude_none=True) for panel in section.panels])
+    assert any(keys.values())
+    for kind, of_kind in keys.items():
+        assert of_kind - logged[section.job_type][kind] == set(), section.name
+
+
+def test_nothing_else_is_named(built, logged):
+    """The columns of the tables too."""
+    assert len(wandb_report.sections()) == 6
+    for kind, of_kind in named(built).items():
+        assert of_kind - logged["train"][kind] - logged["evaluate"][kind] == set()
 
 
 def test_the_charts_are_those_of_the_report_page(built):

@@ -93,7 +93,7 @@ def written(rows: list[Row], title: str, folder: Path) -> np.ndarray:
         csv.writer(file).writerows([[field.name for field in fields(Row)], *map(astuple, rows)])
     edges = [(row.log_snr_from, row.log_snr_to) for row in rows]
     drawn = {"eps_mse": [row.eps_mse for row in rows], "part of the loss": [row.loss for row in rows]}
-    return stairs(edges, drawn, "log-SNR", title, folder / "loss_by_log_snr.png")
+    return stairs(edges, drawn, "log-SNR", title, folder / "loss_by_log_snr.png", logarithmic=["eps_mse"])
 
 
 def spread(n: int, levels: int) -> Tensor:

@@ -185,6 +185,7 @@ def _log(log: "wandb.Run | None", figures: dict[str, Any], folder: Path) -> None
         return
     import wandb
 
+    log.log({name: value for name, value in figures.items() if isinstance(value, int | float)})  # lines over runs
     log.summary.update(figures)
     words = f"seed {figures.get('sample_seed')}, NFE {figures.get('nfe')}, {figures.get('sampler')}"
     for key, name in {"samples": "grid.png", "points": "points.png", "likelihood": "likelihood.png"}.items():

@@ -83,8 +83,8 @@ def _unseen(cfg: DictConfig) -> bool:
     if cfg.get("likelihood"):
         found.add("nats_per_dim" if _points(cfg) else "bits_per_dim")
     if metrics := cfg.get("metrics"):
-        found |= {"sliced_wasserstein"} if _is(metrics.get("evaluation"), "PointEvaluation") else {"fid"}
-        found |= {name for name, figure in (metrics.get("figures") or {}).items() if figure}
+        points = {"sliced_wasserstein": True} if _is(metrics.get("evaluation"), "PointEvaluation") else {}
+        found |= {name for name, figure in metrics.get("figures", points).items() if figure}
     return monitor not in found
 
 
