@@ -166,6 +166,7 @@ def test_every_figure_is_logged_under_its_name_and_its_provenance_is_not(tmp_pat
 
         def __call__(self, *_):
             found = {"fid": 1.0, "kid": 2.0, "precision": 0.5, "floor": 0.3, "floor.kid": 0.2, "seconds": 4.0}
+            found |= {"mmd_sigma": 9.0, "floor.mmd_sigma": 9.0, "classifier_test_accuracy": 1.0}
             return {"headline": "fid", "n": N, "extractor": "x", "sampler.eta": 0.0, "nfe": 5, "split": "test", **found}
 
     recipe = tiny_recipe()

@@ -14,6 +14,8 @@ from denoiselab.pipeline import balanced_labels
 from denoiselab.progress import console
 from denoiselab.system import DiffusionSystem, Figure
 
+SETTINGS = ("classifier_test_accuracy", "mmd_sigma")  # how figures were found, and no figures of the model
+
 
 class Evaluate(Periodic):
     """Leaves its newest figures in system.figures, and in system.judged those that steps are compared by.
@@ -65,8 +67,11 @@ class Evaluate(Periodic):
 
     def _judge(self, trainer: pl.Trainer, system: DiffusionSystem, figures: dict[str, Any]) -> None:
         """To the loggers, and to whoever compares steps."""
-        told = {*system.recipe.words, "classifier_test_accuracy"}  # how it was found, no figure of the model
-        found = {name: value for name, value in figures.items() if isinstance(value, float) and name not in told}
+        told = {*system.recipe.words, *SETTINGS}
+        names = [
+            name for name in figures if isinstance(figures[name], float) and name.removeprefix("floor.") not in told
+        ]
+        found = {name: figures[name] for name in names}
         system.judged |= {name: Figure(value, trainer.global_step, figures["n"]) for name, value in found.items()}
         beside = {"n": figures["n"], **found}
         log_figures(trainer, {logged_as(name, figures["headline"]): value for name, value in beside.items()})
