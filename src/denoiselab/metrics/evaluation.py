@@ -73,6 +73,10 @@ class Evaluation:
             self._floors[n] = self.real.cached("floor", told, lambda: self._figures_of_test(n))
         return self._floors[n]
 
+    def size(self, n: int | None) -> int:
+        """n; None: as many as there are test images, but no more than 1,000."""
+        return min(1000, len(self.source.test)) if n is None else n
+
     def _figures_of_test(self, n: int) -> dict[str, float]:
         reference = self.reference(n)
         return self._figures(reference.test, reference)
