@@ -70,9 +70,16 @@ def test_its_name_carries_the_hash_of_its_weights(trained):
     assert trained.name == f"specks-classifier-{digest[:8]}"
 
 
-def test_training_it_anew_gives_the_same_weights_whatever_was_drawn_before(source, trained, tmp_path):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_training_it_anew_gives_the_same_weights_whatever_was_drawn_before(source, trained, tmp_path, threads):
+    before = torch.get_num_threads()
     torch.manual_seed(12345)
-    assert trained_classifier(source, tmp_path).name == trained.name
+    torch.set_num_threads(threads)
+    try:
+        assert trained_classifier(source, tmp_path).name == trained.name
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["trained", "read from the cache"])

@@ -6,6 +6,8 @@ those of runs that share data and extractor; they are no Inception figures. Its 
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.progress import track
 from denoiselab.randomness import generator, seed_for
 
+THREADS = 2
 MIDDLE = 6  # parts of the body that come before the features at quarter resolution
 RECIPE = "cnn-3: 64 features, AdamW 2e-3 one-cycle, batch 64, shifts of up to 1/8, label smoothing 0.1"
 
@@ -100,18 +103,18 @@ def trained_classifier(source: Source, cache: Path | str) -> Classifier:
 
 
 def _train(source: Source) -> dict[str, Any]:
-    """The recipe: 60,000 images in all, but 3 to 40 passes over the data. On a GPU where there is one.
+    """The recipe: 60,000 images in all, but 3 to 40 passes over the data.
 
-    What is drawn at random is drawn on the CPU, so weights from a GPU differ by rounding, and by their hash.
+    On the CPU, even where there is a GPU, and with the same number of threads everywhere, which decides how sums are
+    rounded: so figures of one machine can be compared with those of another.
     """
     data, labels = source.train, source.train.labels
     passes = min(40, max(3, round(60_000 / len(data))))
     batch_size = min(64 if len(data) < 10_000 else 256, len(data))
     steps = passes * (len(data) // batch_size)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+    with _threads(THREADS), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.default_generator.manual_seed(seed_for("classifier", RECIPE))  # a GPU's own is left alone
-        classifier = Classifier(source.shape, source.num_classes).to(device).train()
+        classifier = Classifier(source.shape, source.num_classes).train()
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
         rng = generator("classifier", RECIPE)
@@ -120,20 +123,30 @@ def _train(source: Source) -> dict[str, Any]:
                 order = torch.randperm(len(data), generator=rng)[: len(data) // batch_size * batch_size]
                 for indices in order.split(batch_size):
                     images = _shifted(data.__getitems__(indices.tolist())["image"], rng)
-                    scores, truth = _scores(classifier, images.to(device)), labels[indices].to(device)
-                    loss = nnf.cross_entropy(scores, truth, label_smoothing=0.1)
+                    loss = nnf.cross_entropy(_scores(classifier, images), labels[indices], label_smoothing=0.1)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
                     schedule.step()
                     advance(1)
-    classifier.cpu().eval()
+    classifier.eval()
     test = source.test.__getitems__(range(len(source.test)))
     return {
         "weights": classifier.state_dict(),
         "test_accuracy": accuracy(classifier, test["image"], test["label"]),
         "recipe": RECIPE,
     }
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Inside, torch computes in that many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
