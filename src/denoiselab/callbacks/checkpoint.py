@@ -111,7 +111,8 @@ class Checkpoint(pl.Callback):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        best = state_dict["best"]
+        self.best = best if isinstance(best, dict) else None  # a number in runs that did not say by what
 
 
 def _better(best: dict[str, Any] | None, new: dict[str, Any]) -> bool:
