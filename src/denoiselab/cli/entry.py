@@ -50,6 +50,7 @@ def main(command: str) -> None:
         turns, multirun = [arguments.overrides], arguments.multirun
         if command == "evaluate":
             turns = named_runs.turns(arguments.overrides, multirun)[: 1 if shows else None]
+            turns = list(map(run_options.judging, turns))
             multirun |= len(turns) > 1
         jobs = [] if shows else _checked(command, turns, multirun)
         if command == "train" and not (shows or multirun or ranks.rank() or ranks.started_here()):

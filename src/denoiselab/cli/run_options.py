@@ -29,11 +29,21 @@ def saved_config(folder: str | Path) -> DictConfig:
         raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/default/<date>_<time>")
     path = folder / ".hydra" / "config.yaml"
     if not path.exists():
-        raise RunError(f"run={folder} is no run's folder: it has no .hydra/config.yaml")
+        runs = len(list(folder.glob("*/.hydra/config.yaml")))
+        hint = f"; it holds {runs} runs: run='{folder}/*' is all of them" if runs else ""
+        raise RunError(f"run={folder} is no run's folder: it has no .hydra/config.yaml{hint}")
     config = OmegaConf.load(path)
     if not isinstance(config, DictConfig) or not {*SAMPLING, *TRAINED} <= set(config):
         raise RunError(f"run={folder} is not a training run's folder: {path} has no {', '.join(SAMPLING + TRAINED)}")
     return config
+
+
+def judging(overrides: list[str]) -> list[str]:
+    """The words for evaluate.py, with metrics=points for a run of points where nothing is said of metrics."""
+    run = _given(overrides, "run")
+    if run is None or _given(overrides, "metrics") or "distribution" not in saved_config(run).data:
+        return overrides
+    return [*overrides, "metrics=points"]
 
 
 def register(overrides: list[str], defaults: Callable[[], DictConfig]) -> str:
