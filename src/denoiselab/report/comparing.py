@@ -84,7 +84,7 @@ def provenance(rows: Sequence[Row]) -> dict[str, str]:
         "its weights": _values(rows, "extractor_weights"),
         "resize": _values(rows, "resize"),
         "samples": _values(rows, "n"),
-        "floor": ", ".join(_spread(rows, "floor", "floor_n")),
+        "floor": ", ".join(_spread(rows)),
         "seed of the samples": "that of the training" if _follows(rows) else _values(rows, "sample_seed"),
         "weights": _values(rows, "ema"),
         "steps of training": _values(rows, "step"),
@@ -105,8 +105,13 @@ def _values(rows: Sequence[Row], key: str, beside: str = "") -> str:
     return next(iter(counts), "") if len(counts) == 1 else ", ".join(f"{word} in {n}" for word, n in counts.items())
 
 
-def _spread(rows: Sequence[Row], key: str, beside: str) -> list[str]:
-    return sorted({f"{row.figures[key]:.3g} (n {row.figures.get(beside, '?')})" for row in rows if key in row.figures})
+def _spread(rows: Sequence[Row]) -> list[str]:
+    return sorted({f"{row.figures['floor']:.3g} ({_floor_n(row)})" for row in rows if "floor" in row.figures})
+
+
+def _floor_n(row: Row) -> str:
+    n, of = row.figures.get("n"), row.figures.get("floor_n", "?")
+    return f"at n {of}, not to be compared" if n is not None and of not in (n, "?") else f"n {of}"
 
 
 def _follows(rows: Sequence[Row]) -> bool:
@@ -143,9 +148,21 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     if n is not None and n < 1000 and all("fid" in row.figures for row in rows):
         said.append(
             f"{n} samples are few: FID is too high by about its floor, and differences of that size are those of "
-            "the draw. More tell more: evaluate.py n=2000."
+            "the draw. More tell more (evaluate.py n=2000), but have a floor of their n only where the test set is as "
+            "large."
         )
+    said += _without_floor(rows)
     return said
+
+
+def _without_floor(rows: Sequence[Row]) -> Iterable[str]:
+    """Where the floor is of another number than the figures, as that of a small test set is."""
+    pairs = {(row.figures.get("n"), row.figures.get("floor_n")) for row in rows if "floor" in row.figures}
+    for n, of in sorted(pair for pair in pairs if None not in pair and pair[0] != pair[1]):
+        said = f"The figures are of n {n} and their floor is of n {of}, not to be compared: both fall as n grows"
+        if all("fid_infinity" in row.figures and "floor.fid_infinity" in row.figures for row in rows):
+            said += "; FID∞ and the floor of FID∞ do not depend on n"
+        yield f"{said}."
 
 
 def _unsaid(rows: Sequence[Row]) -> Iterable[str]:

@@ -70,7 +70,7 @@ def by_cost(study: Study, styles: Styles) -> list[Chart]:
         if len({at for one in series for at in one.x}) > 1:
             said = f"{name} against {unit}, {of}a line for each way of sampling; intervals as in the ranking"
             ticks = sorted({at for one in series for at in one.x}) if key == "nfe" else ()
-            found.append(Chart(key, title, name, _best(series), said, True, True, _floor(study), ticks=ticks))
+            found.append(Chart(key, title, name, _best(series), said, True, True, study.drawn_floor, ticks=ticks))
     return found
 
 
@@ -244,11 +244,6 @@ def _nfe(setting: Setting) -> float | None:
 def _seconds(setting: Setting) -> float | None:
     seconds, n = setting.mean("sampling_seconds"), setting.mean("n")
     return seconds / n if seconds and n else None
-
-
-def _floor(study: Study) -> float | None:
-    floors = [row.figures["floor"] for row in study.rows if isinstance(row.figures.get("floor"), int | float)]
-    return float(np.mean(floors)) if floors else None
 
 
 def _number(word: Any) -> float:

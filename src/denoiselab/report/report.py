@@ -77,6 +77,8 @@ class Report:
         estimate, floor = first.setting.estimate, first.setting.mean("floor")
         ends = f" (95%: {tables.interval(estimate)}, {estimate.over})" if estimate.low is not None else ""
         beside = f"; the floor, that of real test data, is {tables.figure(floor)}" if floor is not None else ""
+        if floor is not None and self.study.unlike:
+            beside += f" at n {self.study.unlike[1]}, not to be compared{_without_n(first.setting)}"
         words = first.setting.label(self.study.axes)
         said = [f"{f'Best: {words}, ' if others else ''}{self.figure} {tables.figure(estimate.mean)}{ends}{beside}."]
         alike = [placed.setting.label(self.study.axes) for placed in others if placed.alike]
@@ -276,6 +278,12 @@ def reproduced(setting: Setting) -> list[Command]:
     return [*merged, *first, *(command for command in others if command not in first)]
 
 
+def _without_n(setting: Setting) -> str:
+    """The figures that may be set beside their floor whatever n is, where there are any."""
+    ends = [setting.mean(key) for key in ("fid_infinity", "floor.fid_infinity")]
+    return "" if None in ends else f" (FID∞, for any n: {tables.figure(ends[0])} and {tables.figure(ends[1])})"
+
+
 def _placed(study: Study, styles: Styles) -> Chart:
     """The ranking as a picture, coloured by model."""
     series, name = [], tables.name_of(study)
@@ -286,7 +294,7 @@ def _placed(study: Study, styles: Styles) -> Chart:
         label = f"{placed.setting.label(study.axes)}{mark}"
         series.append(Series(label, styles.of_model(words), [estimate.mean], [0], [estimate.low], [estimate.high]))
     values = [one.x[0] for one in series]
-    floor = study.ranking[0].setting.mean("floor")
+    floor = study.drawn_floor
     wide = min(values) > 0 and max(values) > 10 * min(values)
     shown_ones = "each setting" if len(series) == len(study.settings) else f"the first {ROWS} of {len(study.settings)}"
     said = f"{name} of {shown_ones} with its 95% interval, best at the top" + ("; dotted: the floor" if floor else "")
