@@ -62,6 +62,7 @@ def test_a_folder_of_reports_has_no_runs(sweep, monkeypatch, capsys, tmp_path):
     ("words", "told"),
     [
         ([], "run must be given: run=<a run's folder>"),
+        (["run=[]"], "run=[] names no folder; give a run's or a sweep's"),
         (["run={}/nowhere"], "nowhere is not there; give a run's or a sweep's folder"),
         (["run={}/sweep/0/checkpoints"], "checkpoints has no runs in it; give the folder of a run, of a sweep"),
         (["run=[{0}/sweep,{0}/other]"], "differ in data (and so do data_fingerprint): data=digits of 2, such as"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
+from denoiselab.report import charts as charting
 from denoiselab.report import make
 from denoiselab.report.report import Report
 
@@ -163,6 +164,25 @@ def test_bits_by_log_snr_add_up_to_the_whole_and_equal_curves_are_one_line(chart
     (line,) = bits.series  # all models spend the same
     assert line.name == "all (4 models)"
     assert sum(2 * y for y in line.y) == pytest.approx(10)  # ten bins of width 2, of one bit each
+
+
+def test_names_are_written_as_they_are():
+    """A $ opens no formula, and what begins with _ has its place in the legend."""
+    series = [charting.Series(name, charting.Style(), [1, 2], [1, 2]) for name in ("a$b$c", "_hidden", "x^2 $")]
+    drawn = charting.lines(charting.Chart("one", "x", "y", series, "said"))
+    texts = [text.lstrip("\u200b") for text in Tags(drawn).text["text"]]
+    assert {"a$b$c", "_hidden", "x^2 $"} <= set(texts)
+
+
+@pytest.mark.parametrize(("top", "log"), [(50.0, False), (5000.0, True)])
+def test_bits_of_which_one_line_dwarfs_the_others_are_on_a_logarithmic_axis(tmp_path, top, log):
+    for i, schedule in enumerate(("cosine", "linear")):
+        run = synthetic.run(tmp_path / str(i), {"schedule": schedule}, 1.0)
+        head = ["part", "log_snr_from", "log_snr_to", "bits_per_dim", "error", "evaluations"]
+        parts = [["diffusion", 2 * k, 2 * k + 2, (top if i else 1.0) + k, 0.01, 10] for k in range(10)]
+        synthetic.table(run / "likelihood.csv", head, parts)
+    ((chart, _),) = make([str(tmp_path)]).charts()["log_snr"]
+    assert chart.log_y is log
 
 
 def test_pictures_are_of_the_settings_own_samples(report):

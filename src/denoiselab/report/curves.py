@@ -9,6 +9,7 @@ import numpy as np
 
 from denoiselab.report.charts import COLOURS, Chart, Series, Style
 from denoiselab.report.study import Axis, Setting, Study
+from denoiselab.report.tables import name_of
 from denoiselab.report.words import Word, shown
 
 LINES = 12  # in one chart
@@ -55,7 +56,7 @@ def by_cost(study: Study, styles: Styles) -> list[Chart]:
     words, settings = max(models.items(), key=lambda item: len(item[1]))  # the first of the largest is the best
     moving = [axis for axis in study.sampling_axes if axis.key not in ("sampler.steps", "step")]
     groups = _grouped(settings, moving)
-    name = study.headline.upper() if study.headline == "fid" else study.headline
+    name = name_of(study)
     of = f"of {_model(study, words)}, " if study.training_axes else ""
     found = []
     for key, x, title, unit in (
@@ -94,7 +95,7 @@ def tradeoff(study: Study, styles: Styles) -> Chart | None:
             series.append(_with_intervals(label, style or styles.of_sampler(label), points)._replace(notes=notes))
     if not series:
         return None
-    name = study.headline.upper()
+    name = name_of(study)
     said = f"{name} against class accuracy; the numbers are guidance.scale, and points are joined in its order"
     return Chart("guidance", "share named as the class asked for", name, _best(series), said, log_y=_wide(series))
 
@@ -106,7 +107,7 @@ def by_log_snr(study: Study, styles: Styles) -> list[Chart]:
         ("loss", "eps-MSE", _loss, "Error of the predicted noise on the test images, of averaged weights", _wide),
         ("bits", "bits/dim for one unit of log-SNR", _bits,
          "The variational bound's diffusion part by log-SNR: on linear axes the area below a line is its "
-         "bits/dim", _outlier),
+         "bits/dim", _spanning),
         ("weight", "effective weight", _weight,
          "The loss's weight on the eps-MSE times the density of the drawn times: equal lines are equal expected losses "
          "(Kingma & Gao 2023)", _wide),
@@ -226,10 +227,12 @@ def _wide(series: Sequence[Series]) -> bool:
     return min(values) > 0 and max(values) > 10 * min(values)
 
 
-def _outlier(series: Sequence[Series]) -> bool:
-    """Whether one line would press all others to the ground."""
+def _spanning(series: Sequence[Series]) -> bool:
+    """Whether the lines' heights span 300-fold, or one line would press all others to the ground."""
     tops = [max(one.y) for one in series]
-    return max(tops) > 10 * float(np.median(tops)) > 0
+    values = sorted(y for one in series for y in one.y)
+    most = values[len(values) // 10 :]
+    return (most[0] > 0 and most[-1] > 300 * most[0]) or max(tops) > 10 * float(np.median(tops)) > 0
 
 
 def _model(study: Study, words: tuple[Word, ...]) -> str:

@@ -86,7 +86,8 @@ def interval(estimate: Estimate) -> str:
 
 
 def name_of(study: Study) -> str:
-    return NAMES.get(study.headline, study.headline)
+    named = {key: name for key, (name, _) in BESIDE.items()} | NAMES
+    return named.get(study.headline, study.headline)
 
 
 def ranking(study: Study) -> Table:

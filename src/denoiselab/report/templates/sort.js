@@ -40,4 +40,8 @@ for (const block of document.querySelectorAll(".commands")) {
   });
   block.querySelector("summary").append(button);
 }
-if (location.hash.startsWith("#r")) document.querySelector(location.hash + " details")?.setAttribute("open", "");
+// A link to the commands of a rank opens them, again where they were closed since.
+const open = hash => /^#r\d+$/.test(hash) && document.querySelector(`${hash} details`)?.setAttribute("open", "");
+addEventListener("hashchange", () => open(location.hash));
+for (const link of document.querySelectorAll('a[href^="#r"]')) link.addEventListener("click", () => open(link.hash));
+open(location.hash);
