@@ -20,7 +20,8 @@ from denoiselab.report.reading import Left, find, near
 from denoiselab.report.study import Placed, Setting, Study
 from denoiselab.report.words import Command, key_of, shown
 
-ROWS = 25  # of the picture of the ranking
+ROWS = 25  # of the picture of the ranking, and of a table of models by ways of sampling
+COLUMNS = 12  # of that table
 
 
 def make(given: Sequence[str], where: Mapping[str, Any] | None = None, title: str | None = None) -> "Report":
@@ -157,6 +158,30 @@ class Report:
             (shown(value), [(tables.figure(float(x)), (float(x) - low) / (high - low or 1)) for x in row])
             for value, row in zip(one.first.values, one.means, strict=True)
         ]
+
+    @cached_property
+    def crossed(self) -> list[tuple[str, list[tuple[str, float]]]]:
+        """Each model by each way of sampling: a head of ways, then rows as those of `heat`, on a logarithmic scale."""
+        trained, sampled = self.study.training_axes, self.study.sampling_axes
+        ways = sorted(
+            {tuple(s.words[axis.key] for axis in sampled): s.label(sampled) for s in self.study.settings}.items(),
+            key=lambda way: [axis.values.index(word) for axis, word in zip(sampled, way[0], strict=True)],
+        )
+        models = self.study.trainings()
+        if not (1 < len(models) <= ROWS and 1 < len(ways) <= COLUMNS) or len(self.study.settings) * 2 < (
+            len(models) * len(ways)
+        ):
+            return []
+        means = [s.estimate.mean for s in self.study.settings]
+        scale = math.log if min(means) > 0 else float
+        low, high = scale(min(means)), scale(max(means))
+        rows: list[tuple[str, list[tuple[str, float]]]] = [("model", [(label, 0.0) for _, label in ways])]
+        for settings in models.values():
+            here = {tuple(s.words[axis.key] for axis in sampled): s.estimate.mean for s in settings}
+            shares = {way: (scale(mean) - low) / (high - low or 1) for way, mean in here.items()}
+            cells = [(tables.figure(here.get(way)), shares.get(way, 0.0)) for way, _ in ways]
+            rows.append((settings[0].label(trained), cells))
+        return rows
 
     def heat_texts(self, one: Interaction) -> list[list[str]]:
         return [[value, *(text for text, _ in cells)] for value, cells in self.heat(one)]

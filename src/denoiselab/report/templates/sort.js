@@ -26,6 +26,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
   };
   addEventListener("hashchange", asked);
   asked();
+  if (body.rows.length > 25) {  // as many as its picture shows; the first 20 stand, of whatever order
+    const button = document.createElement("button"), fold = folded => {
+      table.classList.toggle("folded", folded);
+      button.textContent = folded ? `show all ${body.rows.length} rows` : "show the first 20 rows";
+    };
+    button.className = "copy";
+    button.addEventListener("click", () => fold(!table.classList.contains("folded")));
+    table.parentElement.after(button);
+    fold(true);
+  }
 }
 for (const block of document.querySelectorAll(".commands")) {
   const button = document.createElement("button");
