@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 import synthetic
+from omegaconf import OmegaConf
 
+from conftest import REPOSITORY
 from denoiselab.errors import ConfigError, IncompatibleError, RunError
-from denoiselab.report import make
+from denoiselab.report import comparing, make
 from denoiselab.report.reading import find
 
 
@@ -124,20 +126,24 @@ def test_evaluations_by_bound_and_by_ode_both_stand(tmp_path):
         ("bits_per_dim", "likelihood.n", (10, 20), r"the folders of one of them, run=\[A,B\]"),
         ("mmd", "mmd_sigma", (1.5, 2.5), "where.mmd_sigma=1.5 or where.mmd_sigma=2.5"),
         ("sliced_wasserstein", "directions", (64, 32), "where.directions=64 or where.directions=32"),
-        ("fid", "figures", ("abc", "def"), "where.figures=abc or where.figures=def"),
+        ("mmd", "figures.mmd", ("sigma null", "sigma 2.0"), r"the folders of one of them, run=\[A,B\]"),
+        ("precision", "keep", (1000, 2000), "where.keep=1000 or where.keep=2000"),
     ],
 )
 def test_figures_of_other_settings_of_their_own_are_refused(tmp_path, headline, key, values, take):
-    own = {headline: 1.0} if headline != "fid" else {}
     for i, value in enumerate(values):
-        synthetic.run(tmp_path / str(i), {"seed": i}, 1.0, **{"headline": headline, **own, key: value})
+        synthetic.run(tmp_path / str(i), {"seed": i}, 1.0, **{"headline": headline, headline: 1.0, key: value})
     with pytest.raises(IncompatibleError, match=f"they differ in {key}: .*; take {take}"):
         make([str(tmp_path)])
 
 
+def test_what_can_be_picked_is_what_the_commands_configuration_has():
+    assert set(OmegaConf.load(REPOSITORY / "conf" / "report.yaml").where) == set(comparing.PICKED)
+
+
 def test_settings_of_other_figures_forbid_no_comparison(tmp_path):
     for i, likelihood in enumerate(("VariationalBound", "ODELikelihood")):
-        synthetic.run(tmp_path / str(i), {"seed": i}, 1.0, likelihood=likelihood, mmd_sigma=float(i))
+        synthetic.run(tmp_path / str(i), {"seed": i}, 1.0, likelihood=likelihood, mmd_sigma=float(i), keep=i)
     assert len(make([str(tmp_path)]).study.rows) == 2
 
 

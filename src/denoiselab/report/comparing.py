@@ -18,23 +18,29 @@ KEYS = (
     *("headline", "data", "data_fingerprint", "split"),
     *("extractor", "extractor_weights", "resize", "n", "floor_n"),
 )
-# Of some figures more must be: their own settings, as the figures' file has them. Seeds of draws are no settings.
+# Of some figures more must be: their own settings, and of how many images features are kept. FID has none that bear on
+# it, and seeds of draws are none.
 _OWN = {
     "bits_per_dim": ("likelihood",),
     "nats_per_dim": ("likelihood",),
-    "mmd": ("mmd_sigma",),
-    "cmmd": ("mmd_sigma",),
     "sliced_wasserstein": ("directions",),
+    "kid": ("keep", "figures.kid"),
+    "mmd": ("mmd_sigma", "keep", "figures.mmd"),
+    "cmmd": ("keep", "figures.cmmd"),
+    "inception_score": ("figures.inception_score",),
+    **dict.fromkeys(("precision", "recall"), ("keep", "figures.precision_recall")),
+    **dict.fromkeys(("density", "coverage"), ("keep", "figures.density_coverage")),
+    "memorised": ("keep", "figures.memorisation"),
 }
-_SETTINGS = ("likelihood", "mmd_sigma", "directions", "figures")
-PICKED = (*KEYS, *_SETTINGS)  # that `where` knows
+_SETTINGS = ("likelihood", "mmd_sigma", "directions", "keep", "figures")
+PICKED = (*KEYS, *_SETTINGS[:-1])  # that `where` knows: conf/report.yaml
 
 
 def keys(rows: Sequence[Row]) -> list[str]:
     """What must be equal in figures of these headlines."""
     own = [key for headline in sorted({row.figures["headline"] for row in rows}) for key in _OWN.get(headline, ())]
     more = dict.fromkeys(key for row in rows for key in row.figures if _setting(key) and within(key, own))
-    return [*KEYS, *more, "figures"]
+    return [*KEYS, *more]
 
 
 def _setting(key: str) -> bool:
@@ -206,6 +212,6 @@ def _without_floor(rows: Sequence[Row]) -> Iterable[str]:
 
 
 def _unsaid(rows: Sequence[Row]) -> Iterable[str]:
-    some = [key for key in keys(rows) if key != "figures" and 0 < sum(key in row.figures for row in rows) < len(rows)]
+    some = [key for key in keys(rows) if 0 < sum(key in row.figures for row in rows) < len(rows)]
     if some:
         yield f"Some figures do not say their {', '.join(some)}, and are taken to agree with the others."
