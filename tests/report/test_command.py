@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from conftest import REPOSITORY
 from denoiselab.cli import main
+from denoiselab.cli.comparison import told
 from denoiselab.cli.entry import composed
 from denoiselab.report.reading import find
 
@@ -62,6 +63,7 @@ def test_a_folder_of_reports_has_no_runs(sweep, monkeypatch, capsys, tmp_path):
     ("words", "told"),
     [
         ([], "run must be given: run=<a run's folder>"),
+        (["run=[]"], "run=[] names no folder; give a run's or a sweep's"),
         (["run={}/nowhere"], "nowhere is not there; give a run's or a sweep's folder"),
         (["run={}/sweep/0/checkpoints"], "checkpoints has no runs in it; give the folder of a run, of a sweep"),
         (["run=[{0}/sweep,{0}/other]"], "differ in data (and so do data_fingerprint): data=digits of 2, such as"),
@@ -131,3 +133,12 @@ def test_a_job_of_an_experiment_that_is_a_sweep_is_made_again_alone(tmp_path):
     ((command,),) = [row.commands for row in find([str(tmp_path)]).rows]
     assert str(command) == "python train.py seed=1 schedule=flow experiment=study hydra.mode=RUN"
     assert composed("train", list(command.words), hydra=True).hydra.mode.name == "RUN"
+
+
+def test_a_sweeps_table_sets_apart_what_a_report_would_refuse(tmp_path):
+    """Figures of another n, or through other weights of an extractor, are tables of their own."""
+    more = ({}, {"n": 5000}, {"extractor_weights": "other"})
+    jobs = [synthetic.run(tmp_path / str(i), {"seed": i}, 1.0, **own) for i, own in enumerate(more)]
+    lines = told(jobs, tmp_path)
+    assert lines[0] == "3 tables, whose figures cannot be compared with one another: extractor_weights, n"
+    assert sum("the floor is at n 1000, not to be compared" in line for line in lines) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
+from denoiselab.report import charts as charting
 from denoiselab.report import make
 from denoiselab.report.report import Report
 
@@ -86,7 +87,18 @@ def page(report) -> str:
 
 def test_every_section_is_there(page):
     ids = {attributes["id"] for attributes in Tags(page).of("section")}
-    assert ids == {"ranking", "effects", "cost", "guidance", "log-snr", "pictures", "commands", "provenance", "left"}
+    assert ids == {
+        "ranking",
+        "crossed",
+        "effects",
+        "cost",
+        "guidance",
+        "log-snr",
+        "pictures",
+        "commands",
+        "provenance",
+        "left",
+    }
 
 
 def test_one_run_makes_a_page_of_what_it_has(tmp_path):
@@ -125,7 +137,7 @@ def test_pictures_and_charts_say_what_they_show(page):
     tags = Tags(page)
     assert all(attributes.get("alt") for attributes in tags.of("img"))
     charts = tags.of("svg")
-    assert len(charts) == 1 + 4 + 2 + 1 + 3
+    assert len(charts) == 1 + 4 + 4 + 1 + 3
     assert all(attributes["role"] == "img" and attributes["aria-labelledby"] for attributes in charts)
     assert all(attributes.get("scope") in ("row", "col") for attributes in tags.of("th") if attributes != {})
     texts = " ".join(tags.text["text"])  # text stays text
@@ -142,12 +154,31 @@ def test_a_name_has_one_colour_through_all_charts(charts):
 
 
 def test_the_costs_are_those_of_the_best_model_and_say_so(charts):
-    nfe, time = (chart for chart, _ in charts["cost"])
+    nfe, time = (chart for chart, _ in charts["cost"] if not chart.name.endswith("-all"))
     assert "of cosine · v" in nfe.said
     lines = {series.name: (list(series.x), list(series.y)) for series in nfe.series}
     assert lines["ddpm · no guidance"][0] == [5, 20]
     assert lines["ddpm · no guidance"][1] == pytest.approx([2.05 + 1, 2.05 + 0.25])
     assert {series.name: list(series.x) for series in time.series}["ddpm · no guidance"] == [0.0005, 0.002]
+
+
+def test_the_costs_of_all_models_are_means_over_the_same_of_them(charts):
+    """Levels of the four models are 2, 2.5, 3 and 3.5 and 0.05 of their two seeds; these shift all lines alike."""
+    nfe = next(chart for chart, _ in charts["cost"] if chart.name == "nfe-all")
+    assert "means over 4 models and 2 seeds" in nfe.said
+    line = next(series for series in nfe.series if series.name == "ddpm · no guidance")
+    assert list(line.x) == [5, 20]
+    assert list(line.y) == pytest.approx([2.75 + 0.05 + 1, 2.75 + 0.05 + 0.25])
+    assert list(line.low) == pytest.approx(list(line.y))  # what seeds have in common is no uncertainty
+
+
+def test_models_stand_against_ways_of_sampling(report):
+    (_, ways), *rows = report.crossed
+    assert [model for model, _ in rows] == ["cosine · v", "cosine · eps", "linear · v", "linear · eps"]
+    column = [label for label, _ in ways].index("ddpm · steps 5 · no guidance")
+    assert [cells[column][0] for _, cells in rows] == ["3.05", "3.55", "4.05", "4.55"]
+    shares = [share for _, cells in rows for _, share in cells]
+    assert (min(shares), max(shares)) == (0, 1)
 
 
 def test_guidance_is_joined_in_the_order_of_its_scale(charts):
@@ -163,6 +194,25 @@ def test_bits_by_log_snr_add_up_to_the_whole_and_equal_curves_are_one_line(chart
     (line,) = bits.series  # all models spend the same
     assert line.name == "all (4 models)"
     assert sum(2 * y for y in line.y) == pytest.approx(10)  # ten bins of width 2, of one bit each
+
+
+def test_names_are_written_as_they_are():
+    """A $ opens no formula, and what begins with _ has its place in the legend."""
+    series = [charting.Series(name, charting.Style(), [1, 2], [1, 2]) for name in ("a$b$c", "_hidden", "x^2 $")]
+    drawn = charting.lines(charting.Chart("one", "x", "y", series, "said"))
+    texts = [text.lstrip("\u200b") for text in Tags(drawn).text["text"]]
+    assert {"a$b$c", "_hidden", "x^2 $"} <= set(texts)
+
+
+@pytest.mark.parametrize(("top", "log"), [(50.0, False), (5000.0, True)])
+def test_bits_of_which_one_line_dwarfs_the_others_are_on_a_logarithmic_axis(tmp_path, top, log):
+    for i, schedule in enumerate(("cosine", "linear")):
+        run = synthetic.run(tmp_path / str(i), {"schedule": schedule}, 1.0)
+        head = ["part", "log_snr_from", "log_snr_to", "bits_per_dim", "error", "evaluations"]
+        parts = [["diffusion", 2 * k, 2 * k + 2, (top if i else 1.0) + k, 0.01, 10] for k in range(10)]
+        synthetic.table(run / "likelihood.csv", head, parts)
+    ((chart, _),) = make([str(tmp_path)]).charts()["log_snr"]
+    assert chart.log_y is log
 
 
 def test_pictures_are_of_the_settings_own_samples(report):

@@ -136,3 +136,33 @@ def test_csv_has_a_line_for_each_figure_with_all_words_and_figures(tmp_path):
     assert {line["class_accuracy"] for line in lines} == {"0.9"}
     for key, value in synthetic.FIGURES.items():
         assert {line[key] for line in lines} == {shown(value)}
+
+
+# The floor
+
+
+def test_a_floor_of_another_n_is_told_apart_and_not_drawn(tmp_path):
+    """360 test images are the floor of 360 samples and not of 1000; what is extrapolated to any n may be compared."""
+    for i, more in enumerate(({}, {"fid_infinity": 0.8, "floor.fid_infinity": 0.125})):
+        for seed in (0, 1):
+            for schedule, fid in (("cosine", 1.0), ("linear", 2.0)):
+                words = {"seed": seed, "schedule": schedule}
+                synthetic.run(tmp_path / str(i) / f"{schedule}{seed}", words, fid + seed, floor_n=360, **more)
+    plain, extrapolated = (make([str(tmp_path / name)]) for name in "01")
+    assert plain.short[0].endswith("the floor, that of real test data, is 0.300 at n 360, not to be compared.")
+    assert extrapolated.short[0].endswith("not to be compared (FID∞, for any n: 0.800 and 0.125).")
+    assert any("n 1000 and their floor is of n 360, not to be compared" in said for said in plain.warnings)
+    assert any("FID∞ do not depend on n" in said for said in extrapolated.warnings)
+    assert plain.provenance["floor"] == "0.3 (at n 360, not to be compared)"
+    assert ("floor", "floor, n 360") in plain.ranking.columns
+    assert [chart.floor for chart, _ in plain.charts()["ranking"]] == [None]
+    assert "dotted" not in plain.page()
+
+
+def test_a_floor_of_the_same_n_is_drawn(tmp_path):
+    for schedule, fid in (("cosine", 1.0), ("linear", 2.0)):
+        synthetic.run(tmp_path / schedule, {"schedule": schedule}, fid)
+    report = make([str(tmp_path)])
+    assert [chart.floor for chart, _ in report.charts()["ranking"]] == [0.3]
+    assert report.warnings == []
+    assert report.provenance["floor"] == "0.3 (n 1000)"

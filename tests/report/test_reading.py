@@ -1,13 +1,16 @@
 """From folders to rows, and from rows to settings, axes and commands."""
 
 import json
+import os
 import shutil
 
 import pytest
 import synthetic
+from omegaconf import OmegaConf
 
+from conftest import REPOSITORY
 from denoiselab.errors import ConfigError, IncompatibleError, RunError
-from denoiselab.report import make
+from denoiselab.report import comparing, make
 from denoiselab.report.reading import find
 
 
@@ -90,6 +93,58 @@ def test_an_evaluation_that_repeats_another_counts_once(tmp_path):
     assert len(report.study.rows) == 2
     assert [one.folder.name for one in report.left] == ["a"]  # the older
     assert "the same as" in report.left[0].reason
+
+
+def test_of_the_same_evaluation_by_other_code_the_newest_counts(tmp_path):
+    """Of one code the fullest; a fuller one of older code is past."""
+    run = synthetic.run(tmp_path / "0", {}, None)
+    made = (("old", 1.0, "aaa", {"kid": 0.1, "sfid": 1.0}), ("full", 2.0, "bbb", {"kid": 0.1}), ("new", 2.5, "bbb", {}))
+    for i, (name, fid, source, more) in enumerate(made):
+        folder = synthetic.evaluation(run, name, {"sampler": "ddpm"}, fid, source=source, **more)
+        os.utime(folder / "metrics.json", (i, i))
+    report = make([str(tmp_path)])
+    assert [row.headline for row in report.study.rows] == [2.0]
+    assert {one.folder.name for one in report.left if "the same" in one.reason} == {"old", "new"}
+
+
+def test_evaluations_by_bound_and_by_ode_both_stand(tmp_path):
+    run = synthetic.run(tmp_path / "0", {}, None)
+    made = (("bound", {"likelihood": "VariationalBound"}), ("ode", {"likelihood": "ODELikelihood"}), ("none", {}))
+    for name, more in made:
+        synthetic.evaluation(run, name, {"sampler": "ddpm"}, 1.0, **more)
+    report = make([str(tmp_path)])
+    assert {row.figures.get("likelihood") for row in report.study.rows} == {"VariationalBound", "ODELikelihood"}
+    assert [one.folder.name for one in report.left if "the same" in one.reason] == [
+        "none"
+    ]  # it says nothing that they do not
+
+
+@pytest.mark.parametrize(
+    ("headline", "key", "values", "take"),
+    [
+        ("bits_per_dim", "likelihood", ("VariationalBound", "ODELikelihood"), "where.likelihood=VariationalBound or "),
+        ("bits_per_dim", "likelihood.n", (10, 20), r"the folders of one of them, run=\[A,B\]"),
+        ("mmd", "mmd_sigma", (1.5, 2.5), "where.mmd_sigma=1.5 or where.mmd_sigma=2.5"),
+        ("sliced_wasserstein", "directions", (64, 32), "where.directions=64 or where.directions=32"),
+        ("mmd", "figures.mmd", ("sigma null", "sigma 2.0"), r"the folders of one of them, run=\[A,B\]"),
+        ("precision", "keep", (1000, 2000), "where.keep=1000 or where.keep=2000"),
+    ],
+)
+def test_figures_of_other_settings_of_their_own_are_refused(tmp_path, headline, key, values, take):
+    for i, value in enumerate(values):
+        synthetic.run(tmp_path / str(i), {"seed": i}, 1.0, **{"headline": headline, headline: 1.0, key: value})
+    with pytest.raises(IncompatibleError, match=f"they differ in {key}: .*; take {take}"):
+        make([str(tmp_path)])
+
+
+def test_what_can_be_picked_is_what_the_commands_configuration_has():
+    assert set(OmegaConf.load(REPOSITORY / "conf" / "report.yaml").where) == set(comparing.PICKED)
+
+
+def test_settings_of_other_figures_forbid_no_comparison(tmp_path):
+    for i, likelihood in enumerate(("VariationalBound", "ODELikelihood")):
+        synthetic.run(tmp_path / str(i), {"seed": i}, 1.0, likelihood=likelihood, mmd_sigma=float(i), keep=i)
+    assert len(make([str(tmp_path)]).study.rows) == 2
 
 
 def test_several_seeds_of_samples_are_one_figure_of_a_training(tmp_path):
@@ -238,3 +293,15 @@ def test_samples_with_the_seed_of_their_training_are_no_cause_for_warning(tmp_pa
     report = make([str(tmp_path)])
     assert report.warnings == []
     assert report.provenance["seed of the samples"] == "that of the training"
+
+
+@pytest.mark.parametrize("name", ["config", "hydra", "overrides"])
+def test_a_run_whose_yaml_is_damaged_is_listed_with_the_file(tmp_path, name):
+    for i in (0, 1):
+        run = synthetic.run(tmp_path / str(i), {"seed": i}, 1.0)
+    synthetic.evaluation(run, "a", {"sampler": "ddpm"}, 1.0)
+    (run / ".hydra" / f"{name}.yaml").write_text("{a: [")
+    report = make([str(tmp_path)])
+    assert [row.folder.name for row in report.study.rows] == ["0"]
+    assert all(f".hydra/{name}.yaml is damaged" in one.reason and "\n" not in one.reason for one in report.left)
+    assert [one.folder.name for one in report.left] == ["1", "a"]

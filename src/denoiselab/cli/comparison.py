@@ -1,13 +1,13 @@
 """What a sweep comes to, side by side: a row for each job that has figures, with the words in which they differ.
 
-Read from the folders alone (.hydra, metrics.json). Figures of other data, or seen through other features, cannot be
-compared, and stand in tables of their own.
+Read from the folders alone (.hydra, metrics.json). Figures of other data, seen through other features or of another n
+cannot be compared, and stand in tables of their own.
 """
 
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from denoiselab.cli import resume
 from denoiselab.files import replacing
 
-APART = ("headline", "data", "data_fingerprint", "split", "extractor", "resize")
 # The words that say what is run where, and not what it is.
 _SILENT = (*resume.SILENT, "again", "cache", "logger", "device", "batch_size", "n", "metrics.n", "num_workers")
 _FIGURES = {"floor": "floor", "n": "n", "nfe": "NFE", "bits_per_dim": "bits/dim", "nats_per_dim": "nats/dim"}
@@ -61,14 +60,19 @@ def told(jobs: Iterable[Path], place: Path) -> list[str]:
     rows = [Row.read(job) for job in jobs if (job / "metrics.json").exists()]
     if len(rows) < 2:
         return []
+    from denoiselab.report.comparing import KEYS  # here, for it brings matplotlib, which the commands do without
+
     tables: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        tables.setdefault(tuple(str(row.figures.get(key, "")) for key in APART), []).append(row)
+        tables.setdefault(tuple(str(row.figures.get(key, "")) for key in KEYS), []).append(row)
     keys = dict.fromkeys(key for row in rows for key in row.words)
     differing = [key for key in keys if len({row.told(key) for row in rows}) > 1]
     lines: list[str] = []
     if len(tables) > 1:
-        lines = [f"{len(tables)} tables, whose figures cannot be compared with one another: {_apart(list(tables))}", ""]
+        lines = [
+            f"{len(tables)} tables, whose figures cannot be compared with one another: {_apart(KEYS, list(tables))}",
+            "",
+        ]
     for table in tables.values():
         lines += [*_markdown(table, differing), ""]
     place.mkdir(parents=True, exist_ok=True)
@@ -79,9 +83,9 @@ def told(jobs: Iterable[Path], place: Path) -> list[str]:
     return [*lines[:-1], *(os.path.relpath(place / f"table.{kind}") for kind in ("md", "csv"))]
 
 
-def _apart(tables: list[tuple[str, ...]]) -> str:
+def _apart(names: Sequence[str], tables: list[tuple[str, ...]]) -> str:
     """In what the tables differ."""
-    return ", ".join(key for key, values in zip(APART, zip(*tables, strict=True), strict=True) if len(set(values)) > 1)
+    return ", ".join(key for key, values in zip(names, zip(*tables, strict=True), strict=True) if len(set(values)) > 1)
 
 
 def _markdown(rows: list[Row], keys: list[str]) -> list[str]:
@@ -104,8 +108,9 @@ def _markdown(rows: list[Row], keys: list[str]) -> list[str]:
     if len(seeds) == 1 and None not in seeds:
         noise = f"samples of seed {first['sample_seed']}: sample i starts from the same noise in all rows"
         said.append(noise)
-    if len({row.figures.get("n") for row in rows}) > 1:
-        said.append("figures of another n are not to be compared: each stands beside its own floor")
+    unlike = {row.figures["floor_n"] for row in rows if row.figures.get("floor_n") not in (None, row.figures.get("n"))}
+    if unlike:
+        said.append(f"the floor is at n {', '.join(map(str, sorted(unlike)))}, not to be compared")
     return [*lines, "", f"{'; '.join(said)}."] if said else lines
 
 

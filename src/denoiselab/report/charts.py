@@ -21,6 +21,7 @@ _MARKERS, _DASHES = "osD^vPX*", ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "denoiselab",
+    "text.parse_math": False,  # a $ in a name is a dollar
     "font.size": 9.5,
     "axes.edgecolor": _LINE,
     "axes.labelcolor": _INK,
@@ -91,7 +92,7 @@ def lines(chart: Chart) -> str:
         for series in chart.series:
             marker = {"marker": _MARKERS[series.style.marker % len(_MARKERS)], "markersize": 5} if chart.points else {}
             drawn = [math.nan if chart.log_y and value <= 0 else value for value in series.y]
-            axes.plot(series.x, drawn, label=series.name, **series.style.line, **marker)
+            axes.plot(series.x, drawn, label=_named(series.name), **series.style.line, **marker)
             for x, y, low, high in zip(series.x, series.y, series.low, series.high, strict=False):
                 if low is not None and high is not None:
                     axes.vlines(x, _above(low, y, chart.log_y), high, color=series.style.drawn, lw=1.1)
@@ -146,6 +147,11 @@ def _canvas(width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
+
+
+def _named(name: str) -> str:
+    """For a legend, which leaves out what begins with _; a space of no width stands before it."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _above(low: float, point: float, log: bool) -> float:

@@ -6,17 +6,45 @@ of two extractors have nothing in common; so such sets are refused, and `where` 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from denoiselab.errors import ConfigError, IncompatibleError, RunError
 from denoiselab.report.reading import Left, Row, near
-from denoiselab.report.words import shown
+from denoiselab.report.words import shown, within
 
 # What must be equal, what says most first. A figure that does not say one of them (an older one) is not refused for it.
 KEYS = (
     *("headline", "data", "data_fingerprint", "split"),
     *("extractor", "extractor_weights", "resize", "n", "floor_n"),
 )
+# Of some figures more must be: their own settings, and of how many images features are kept. FID has none that bear on
+# it, and seeds of draws are none.
+_OWN = {
+    "bits_per_dim": ("likelihood",),
+    "nats_per_dim": ("likelihood",),
+    "sliced_wasserstein": ("directions",),
+    "kid": ("keep", "figures.kid"),
+    "mmd": ("mmd_sigma", "keep", "figures.mmd"),
+    "cmmd": ("keep", "figures.cmmd"),
+    "inception_score": ("figures.inception_score",),
+    **dict.fromkeys(("precision", "recall"), ("keep", "figures.precision_recall")),
+    **dict.fromkeys(("density", "coverage"), ("keep", "figures.density_coverage")),
+    "memorised": ("keep", "figures.memorisation"),
+}
+_SETTINGS = ("likelihood", "mmd_sigma", "directions", "keep", "figures")
+PICKED = (*KEYS, *_SETTINGS[:-1])  # that `where` knows: conf/report.yaml
+
+
+def keys(rows: Sequence[Row]) -> list[str]:
+    """What must be equal in figures of these headlines."""
+    own = [key for headline in sorted({row.figures["headline"] for row in rows}) for key in _OWN.get(headline, ())]
+    more = dict.fromkeys(key for row in rows for key in row.figures if _setting(key) and within(key, own))
+    return [*KEYS, *more]
+
+
+def _setting(key: str) -> bool:
+    return within(key, _SETTINGS) and not key.endswith((".seed", "_error"))
 
 
 def none_has_figures(left: Sequence[Left]) -> NoReturn:
@@ -43,7 +71,7 @@ def picked(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
 def check(rows: Sequence[Row]) -> None:
     """Raises IncompatibleError for figures that cannot be compared."""
     differing = {}
-    for key in KEYS:
+    for key in keys(rows):
         groups: dict[str, list[Row]] = {}
         for row in rows:
             if key in row.figures:
@@ -55,23 +83,41 @@ def check(rows: Sequence[Row]) -> None:
         of = "; ".join(f"{key}={word} of {len(rows)}, such as {rows[0].name}" for word, rows in groups.items())
         others = f" (and so do {', '.join(list(differing)[1:])})" if len(differing) > 1 else ""
         take = " or ".join(f"where.{key}={word}" for word in groups)
+        take = take if key in PICKED else "the folders of one of them, run=[A,B]"
         raise IncompatibleError(f"these figures cannot be compared, as they differ in {key}{others}: {of}; take {take}")
 
 
 def once(rows: Sequence[Row]) -> tuple[list[Row], list[Left]]:
-    """Each experiment once: of rows with equal words, seed and seed of the samples the fullest, of these the newest."""
-    found: dict[Any, Row] = {}
-    for row in sorted(rows, key=lambda row: (len(row.figures), row.written)):
-        found[_same(row)] = row
-    kept = [row for row in rows if found[_same(row)] is row]
-    said = "the same as {}, which is counted: equal words, seed and seed of the samples"
-    return kept, [
-        Left(row.folder, "", said.format(found[_same(row)].name)) for row in rows if found[_same(row)] is not row
-    ]
+    """Each experiment once: of rows with equal words, seeds and settings the fullest of the newest code.
+
+    Settings are equal where both have them: figures with and without a likelihood may be of one evaluation, and those
+    of two likelihoods are not.
+    """
+    found: dict[Any, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: -row.written):
+        found.setdefault(_same(row), []).append(row)
+    instead: dict[Path, Row] = {}
+    for alike in found.values():
+        sources = list(dict.fromkeys(row.figures.get("source") for row in alike))  # the newest first
+        kept: list[Row] = []
+        for row in sorted(alike, key=lambda row: (sources.index(row.figures.get("source")), -len(row.figures))):
+            other = next((other for other in kept if _agree(row, other)), None)
+            if other is None:
+                kept.append(row)
+            else:
+                instead[row.folder] = other
+    said = "the same as {}, which is counted: equal words, settings, seed and seed of the samples"
+    left = [Left(row.folder, "", said.format(instead[row.folder].name)) for row in rows if row.folder in instead]
+    return [row for row in rows if row.folder not in instead], left
 
 
 def _same(row: Row) -> Any:
     return tuple(sorted(row.words.items())), row.seed, row.figures.get("sample_seed")
+
+
+def _agree(one: Row, other: Row) -> bool:
+    both = [key for key in one.figures if key in other.figures and _setting(key)]
+    return all(shown(one.figures[key]) == shown(other.figures[key]) for key in both)
 
 
 def provenance(rows: Sequence[Row]) -> dict[str, str]:
@@ -84,7 +130,7 @@ def provenance(rows: Sequence[Row]) -> dict[str, str]:
         "its weights": _values(rows, "extractor_weights"),
         "resize": _values(rows, "resize"),
         "samples": _values(rows, "n"),
-        "floor": ", ".join(_spread(rows, "floor", "floor_n")),
+        "floor": ", ".join(_spread(rows)),
         "seed of the samples": "that of the training" if _follows(rows) else _values(rows, "sample_seed"),
         "weights": _values(rows, "ema"),
         "steps of training": _values(rows, "step"),
@@ -105,8 +151,13 @@ def _values(rows: Sequence[Row], key: str, beside: str = "") -> str:
     return next(iter(counts), "") if len(counts) == 1 else ", ".join(f"{word} in {n}" for word, n in counts.items())
 
 
-def _spread(rows: Sequence[Row], key: str, beside: str) -> list[str]:
-    return sorted({f"{row.figures[key]:.3g} (n {row.figures.get(beside, '?')})" for row in rows if key in row.figures})
+def _spread(rows: Sequence[Row]) -> list[str]:
+    return sorted({f"{row.figures['floor']:.3g} ({_floor_n(row)})" for row in rows if "floor" in row.figures})
+
+
+def _floor_n(row: Row) -> str:
+    n, of = row.figures.get("n"), row.figures.get("floor_n", "?")
+    return f"at n {of}, not to be compared" if n is not None and of not in (n, "?") else f"n {of}"
 
 
 def _follows(rows: Sequence[Row]) -> bool:
@@ -143,12 +194,24 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     if n is not None and n < 1000 and all("fid" in row.figures for row in rows):
         said.append(
             f"{n} samples are few: FID is too high by about its floor, and differences of that size are those of "
-            "the draw. More tell more: evaluate.py n=2000."
+            "the draw. More tell more (evaluate.py n=2000), but have a floor of their n only where the test set is as "
+            "large."
         )
+    said += _without_floor(rows)
     return said
 
 
+def _without_floor(rows: Sequence[Row]) -> Iterable[str]:
+    """Where the floor is of another number than the figures, as that of a small test set is."""
+    pairs = {(row.figures.get("n"), row.figures.get("floor_n")) for row in rows if "floor" in row.figures}
+    for n, of in sorted(pair for pair in pairs if None not in pair and pair[0] != pair[1]):
+        said = f"The figures are of n {n} and their floor is of n {of}, not to be compared: both fall as n grows"
+        if all("fid_infinity" in row.figures and "floor.fid_infinity" in row.figures for row in rows):
+            said += "; FID∞ and the floor of FID∞ do not depend on n"
+        yield f"{said}."
+
+
 def _unsaid(rows: Sequence[Row]) -> Iterable[str]:
-    some = [key for key in KEYS if 0 < sum(key in row.figures for row in rows) < len(rows)]
+    some = [key for key in keys(rows) if 0 < sum(key in row.figures for row in rows) < len(rows)]
     if some:
         yield f"Some figures do not say their {', '.join(some)}, and are taken to agree with the others."

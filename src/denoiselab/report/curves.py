@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from denoiselab.report.charts import COLOURS, Chart, Series, Style
+from denoiselab.report.statistics import half_width
 from denoiselab.report.study import Axis, Setting, Study
+from denoiselab.report.tables import name_of
 from denoiselab.report.words import Word, shown
 
 LINES = 12  # in one chart
@@ -40,6 +42,9 @@ class Styles:
         return self.samplers.setdefault(name, Style(number % COLOURS, number, number // COLOURS))
 
 
+Cost = Callable[[Setting], float | None]
+
+
 class Curve(NamedTuple):
     """What a run says by log-SNR: x and y, and whether it is made of bins of this width."""
 
@@ -48,30 +53,88 @@ class Curve(NamedTuple):
 
 
 def by_cost(study: Study, styles: Styles) -> list[Chart]:
-    """The headline against network evaluations and against seconds an image, a line for each sampler, of one model."""
+    """The headline against network evaluations and against seconds an image, a line for each sampler.
+
+    Means over all models where the design is complete, and the best model alone.
+    """
     models = study.trainings()
     if not models:
         return []
     words, settings = max(models.items(), key=lambda item: len(item[1]))  # the first of the largest is the best
     moving = [axis for axis in study.sampling_axes if axis.key not in ("sampler.steps", "step")]
     groups = _grouped(settings, moving)
-    name = study.headline.upper() if study.headline == "fid" else study.headline
+    over = _over_models(study, list(groups.values())) if len(models) > 1 else None
     of = f"of {_model(study, words)}, " if study.training_axes else ""
+    name = name_of(study)
     found = []
     for key, x, title, unit in (
         ("nfe", _nfe, "network evaluations", "network evaluations of a sample"),
         ("time", _seconds, "seconds an image", "seconds that a sample takes, measured where it was evaluated"),
     ):
+        if over is not None:
+            said = (
+                f"{name} against {unit}: means over {over.counted}, with 95% intervals of the difference to their mean"
+            )
+            found.append(Chart(f"{key}-all", title, f"mean {name}", _averaged(over, groups, x, study, styles), said))
         series = []
         for label, group in groups.items():
             points = sorted(((at, s) for s in group if (at := x(s)) is not None), key=lambda point: point[0])
             if points:
                 series.append(_with_intervals(label, styles.of_sampler(label), points))
-        if len({at for one in series for at in one.x}) > 1:
-            said = f"{name} against {unit}, {of}a line for each way of sampling; intervals as in the ranking"
-            ticks = sorted({at for one in series for at in one.x}) if key == "nfe" else ()
-            found.append(Chart(key, title, name, _best(series), said, True, True, _floor(study), ticks=ticks))
-    return found
+        said = f"{name} against {unit}, {of}a line for each way of sampling; intervals as in the ranking"
+        found.append(Chart(key, title, name, _best(series), said))
+    return [_costed(chart, study) for chart in found if len({at for s in chart.series for at in s.x}) > 1]
+
+
+def _costed(chart: Chart, study: Study) -> Chart:
+    ticks = sorted({at for one in chart.series for at in one.x}) if chart.name.startswith("nfe") else ()
+    return chart._replace(log_x=True, log_y=True, floor=study.drawn_floor, ticks=ticks)
+
+
+class Over(NamedTuple):
+    """Ways of sampling over the same models and seeds: of each its settings, its mean and its interval's half-width."""
+
+    found: dict[tuple[Word, ...], tuple[list[Setting], float, float | None]]
+    counted: str
+
+
+def _over_models(study: Study, groups: Sequence[Sequence[Setting]]) -> Over | None:
+    """Of those models and seeds that all the ways of sampling in these groups share; None where none do."""
+    ways = [_way(setting, study) for group in groups for setting in group]
+    models = [
+        {way: setting for setting in settings if (way := _way(setting, study)) in ways}
+        for settings in study.trainings().values()
+    ]
+    models = [model for model in models if len(model) == len(ways)]
+    seeds = [seed for seed in study.seeds if all(seed in s.by_seed() for model in models for s in model.values())]
+    if len(models) < 2 or not seeds or len(ways) < 2:
+        return None
+    # (ways, seeds): the mean over models; what the ways have in common at a seed falls out of the intervals
+    means = np.mean([[[model[way].by_seed()[seed] for seed in seeds] for way in ways] for model in models], 0)
+    halves = [half_width(row) for row in means - means.mean(0)]
+    found = {
+        way: ([model[way] for model in models], float(row.mean()), half)
+        for way, row, half in zip(ways, means, halves, strict=True)
+    }
+    return Over(found, f"{len(models)} models and {len(seeds)} seed{'s' * (len(seeds) != 1)}, the same for all points")
+
+
+def _way(setting: Setting, study: Study) -> tuple[Word, ...]:
+    return tuple(setting.words[axis.key] for axis in study.sampling_axes)
+
+
+def _averaged(over: Over, groups: dict[str, list[Setting]], x: Cost, study: Study, styles: Styles) -> list[Series]:
+    series = []
+    for label, group in groups.items():
+        points = []
+        for settings, mean, half in (over.found[_way(setting, study)] for setting in group):
+            costs = [cost for setting in settings if (cost := x(setting)) is not None]
+            if costs:
+                ends = (None, None) if half is None else (mean - half, mean + half)
+                points.append((float(np.mean(costs)), mean, *ends))
+        if points:
+            series.append(Series(label, styles.of_sampler(label), *map(list, zip(*sorted(points), strict=True))))
+    return series
 
 
 def tradeoff(study: Study, styles: Styles) -> Chart | None:
@@ -94,7 +157,7 @@ def tradeoff(study: Study, styles: Styles) -> Chart | None:
             series.append(_with_intervals(label, style or styles.of_sampler(label), points)._replace(notes=notes))
     if not series:
         return None
-    name = study.headline.upper()
+    name = name_of(study)
     said = f"{name} against class accuracy; the numbers are guidance.scale, and points are joined in its order"
     return Chart("guidance", "share named as the class asked for", name, _best(series), said, log_y=_wide(series))
 
@@ -106,7 +169,7 @@ def by_log_snr(study: Study, styles: Styles) -> list[Chart]:
         ("loss", "eps-MSE", _loss, "Error of the predicted noise on the test images, of averaged weights", _wide),
         ("bits", "bits/dim for one unit of log-SNR", _bits,
          "The variational bound's diffusion part by log-SNR: on linear axes the area below a line is its "
-         "bits/dim", _outlier),
+         "bits/dim", _spanning),
         ("weight", "effective weight", _weight,
          "The loss's weight on the eps-MSE times the density of the drawn times: equal lines are equal expected losses "
          "(Kingma & Gao 2023)", _wide),
@@ -226,10 +289,12 @@ def _wide(series: Sequence[Series]) -> bool:
     return min(values) > 0 and max(values) > 10 * min(values)
 
 
-def _outlier(series: Sequence[Series]) -> bool:
-    """Whether one line would press all others to the ground."""
+def _spanning(series: Sequence[Series]) -> bool:
+    """Whether the lines' heights span 300-fold, or one line would press all others to the ground."""
     tops = [max(one.y) for one in series]
-    return max(tops) > 10 * float(np.median(tops)) > 0
+    values = sorted(y for one in series for y in one.y)
+    most = values[len(values) // 10 :]
+    return (most[0] > 0 and most[-1] > 300 * most[0]) or max(tops) > 10 * float(np.median(tops)) > 0
 
 
 def _model(study: Study, words: tuple[Word, ...]) -> str:
@@ -244,11 +309,6 @@ def _nfe(setting: Setting) -> float | None:
 def _seconds(setting: Setting) -> float | None:
     seconds, n = setting.mean("sampling_seconds"), setting.mean("n")
     return seconds / n if seconds and n else None
-
-
-def _floor(study: Study) -> float | None:
-    floors = [row.figures["floor"] for row in study.rows if isinstance(row.figures.get("floor"), int | float)]
-    return float(np.mean(floors)) if floors else None
 
 
 def _number(word: Any) -> float:

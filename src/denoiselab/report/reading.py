@@ -75,6 +75,8 @@ class Job:
 
 def find(given: Sequence[str]) -> Found:
     """All rows in these folders, which may have * in them, and the jobs that have none. Raises RunError."""
+    if not given:
+        raise RunError("run=[] names no folder; give a run's or a sweep's, such as run=outputs/study")
     _job.cache_clear()
     rows: dict[Path, Row] = {}
     left: dict[Path, Left] = {}
@@ -84,11 +86,18 @@ def find(given: Sequence[str]) -> Found:
             raise RunError(f"run={word} is not there; give a run's or a sweep's folder, such as outputs/study")
         before = len(rows) + len(left)
         for folder in there:
-            for job in _jobs(folder.resolve()):
+            for path in _folders(folder.resolve()):
                 try:
-                    rows[job.folder] = _row(job)
+                    job = _job(path)
                 except _NoFiguresError as error:
-                    left[job.folder] = Left(job.folder, _said(job), str(error))
+                    left[path] = Left(path, "", str(error))
+                    continue
+                if job is None or job.command not in ("train", "evaluate", ""):
+                    continue
+                try:
+                    rows[path] = _row(job)
+                except _NoFiguresError as error:
+                    left[path] = Left(path, _said(job), str(error))
         if len(rows) + len(left) == before and not any(folder.resolve() in (*rows, *left) for folder in there):
             raise RunError(
                 f"run={word} has no runs in it; give the folder of a run, of a sweep or of an evaluation, such as "
@@ -117,34 +126,41 @@ def _natural(path: Path) -> list[Any]:
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _jobs(folder: Path) -> Iterator[Job]:
-    """The trainings and evaluations in a folder and in all folders below it."""
+def _folders(folder: Path) -> Iterator[Path]:
+    """A folder and all below it, where trainings and evaluations may lie."""
     for path, below, _ in os.walk(folder):
         below[:] = sorted((n for n in below if n not in _PASSED and n[0] != "."), key=lambda n: _natural(Path(n)))
-        job = _job(Path(path))
-        if job is not None and job.command in ("train", "evaluate", ""):
-            yield job
+        yield Path(path)
 
 
 @cache
 def _job(folder: Path) -> Job | None:
+    """Raises _NoFiguresError where Hydra's files are damaged."""
     if not (folder / ".hydra" / "overrides.yaml").exists():
         return None
-    own = {name: _yaml(folder / ".hydra" / f"{name}.yaml") for name in ("config", "hydra", "overrides")}
-    hydra = (own["hydra"] or {}).get("hydra", {})
+    own = {name: _yaml(folder, name, kind) for name, kind in (("config", dict), ("hydra", dict), ("overrides", list))}
+    hydra = own["hydra"].get("hydra", {})
     flags = hydra.get("overrides", {}).get("hydra", [])
     return Job(
         folder,
-        own["config"] or {},
+        own["config"],
         hydra.get("runtime", {}).get("choices", {}),
-        tuple(map(str, own["overrides"] or [])),
+        tuple(map(str, own["overrides"])),
         hydra.get("job", {}).get("config_name", ""),
         str(hydra.get("mode")).endswith("MULTIRUN") and "hydra.mode=MULTIRUN" not in flags,
     )
 
 
-def _yaml(path: Path) -> Any:
-    return yaml.load(path.read_text(), _LOADER) if path.exists() else None  # a safe loader either way
+def _yaml(folder: Path, name: str, kind: type) -> Any:
+    """A file of Hydra's, empty where there is none. Raises _NoFiguresError."""
+    path = folder / ".hydra" / f"{name}.yaml"
+    try:
+        found = yaml.load(path.read_text(), _LOADER) if path.exists() else None  # a safe loader either way
+    except (yaml.YAMLError, ValueError) as error:
+        raise _NoFiguresError(f"{near(path)} is damaged ({' '.join(str(error).split())})") from error
+    if not isinstance(found, kind | None):
+        raise _NoFiguresError(f"{near(path)} is damaged (it holds no {kind.__name__})")
+    return kind() if found is None else found
 
 
 def _row(job: Job) -> Row:

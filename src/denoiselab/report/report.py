@@ -20,7 +20,8 @@ from denoiselab.report.reading import Left, find, near
 from denoiselab.report.study import Placed, Setting, Study
 from denoiselab.report.words import Command, key_of, shown
 
-ROWS = 25  # of the picture of the ranking
+ROWS = 25  # of the picture of the ranking, and of a table of models by ways of sampling
+COLUMNS = 12  # of that table
 
 
 def make(given: Sequence[str], where: Mapping[str, Any] | None = None, title: str | None = None) -> "Report":
@@ -77,6 +78,8 @@ class Report:
         estimate, floor = first.setting.estimate, first.setting.mean("floor")
         ends = f" (95%: {tables.interval(estimate)}, {estimate.over})" if estimate.low is not None else ""
         beside = f"; the floor, that of real test data, is {tables.figure(floor)}" if floor is not None else ""
+        if floor is not None and self.study.unlike:
+            beside += f" at n {self.study.unlike[1]}, not to be compared{_without_n(first.setting)}"
         words = first.setting.label(self.study.axes)
         said = [f"{f'Best: {words}, ' if others else ''}{self.figure} {tables.figure(estimate.mean)}{ends}{beside}."]
         alike = [placed.setting.label(self.study.axes) for placed in others if placed.alike]
@@ -155,6 +158,30 @@ class Report:
             (shown(value), [(tables.figure(float(x)), (float(x) - low) / (high - low or 1)) for x in row])
             for value, row in zip(one.first.values, one.means, strict=True)
         ]
+
+    @cached_property
+    def crossed(self) -> list[tuple[str, list[tuple[str, float]]]]:
+        """Each model by each way of sampling: a head of ways, then rows as those of `heat`, on a logarithmic scale."""
+        trained, sampled = self.study.training_axes, self.study.sampling_axes
+        ways = sorted(
+            {tuple(s.words[axis.key] for axis in sampled): s.label(sampled) for s in self.study.settings}.items(),
+            key=lambda way: [axis.values.index(word) for axis, word in zip(sampled, way[0], strict=True)],
+        )
+        models = self.study.trainings()
+        if not (1 < len(models) <= ROWS and 1 < len(ways) <= COLUMNS) or len(self.study.settings) * 2 < (
+            len(models) * len(ways)
+        ):
+            return []
+        means = [s.estimate.mean for s in self.study.settings]
+        scale = math.log if min(means) > 0 else float
+        low, high = scale(min(means)), scale(max(means))
+        rows: list[tuple[str, list[tuple[str, float]]]] = [("model", [(label, 0.0) for _, label in ways])]
+        for settings in models.values():
+            here = {tuple(s.words[axis.key] for axis in sampled): s.estimate.mean for s in settings}
+            shares = {way: (scale(mean) - low) / (high - low or 1) for way, mean in here.items()}
+            cells = [(tables.figure(here.get(way)), shares.get(way, 0.0)) for way, _ in ways]
+            rows.append((settings[0].label(trained), cells))
+        return rows
 
     def heat_texts(self, one: Interaction) -> list[list[str]]:
         return [[value, *(text for text, _ in cells)] for value, cells in self.heat(one)]
@@ -276,6 +303,12 @@ def reproduced(setting: Setting) -> list[Command]:
     return [*merged, *first, *(command for command in others if command not in first)]
 
 
+def _without_n(setting: Setting) -> str:
+    """The figures that may be set beside their floor whatever n is, where there are any."""
+    ends = [setting.mean(key) for key in ("fid_infinity", "floor.fid_infinity")]
+    return "" if None in ends else f" (FID∞, for any n: {tables.figure(ends[0])} and {tables.figure(ends[1])})"
+
+
 def _placed(study: Study, styles: Styles) -> Chart:
     """The ranking as a picture, coloured by model."""
     series, name = [], tables.name_of(study)
@@ -286,7 +319,7 @@ def _placed(study: Study, styles: Styles) -> Chart:
         label = f"{placed.setting.label(study.axes)}{mark}"
         series.append(Series(label, styles.of_model(words), [estimate.mean], [0], [estimate.low], [estimate.high]))
     values = [one.x[0] for one in series]
-    floor = study.ranking[0].setting.mean("floor")
+    floor = study.drawn_floor
     wide = min(values) > 0 and max(values) > 10 * min(values)
     shown_ones = "each setting" if len(series) == len(study.settings) else f"the first {ROWS} of {len(study.settings)}"
     said = f"{name} of {shown_ones} with its 95% interval, best at the top" + ("; dotted: the floor" if floor else "")

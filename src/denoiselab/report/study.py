@@ -111,6 +111,23 @@ class Study:
         return str(self.rows[0].figures["headline"])
 
     @property
+    def floor(self) -> float | None:
+        """The mean of the floors."""
+        floors = [row.figures["floor"] for row in self.rows if isinstance(row.figures.get("floor"), int | float)]
+        return float(np.mean(floors)) if floors else None
+
+    @property
+    def unlike(self) -> tuple[int, int] | None:
+        """n of the figures and that of their floor where these are two: then neither says how good the other is."""
+        pairs = ((row.figures.get("n"), row.figures.get("floor_n")) for row in self.rows if "floor" in row.figures)
+        return next(((n, of) for n, of in pairs if n is not None and of is not None and n != of), None)
+
+    @property
+    def drawn_floor(self) -> float | None:
+        """The floor as a line beside the figures, where the two may be compared."""
+        return None if self.unlike else self.floor
+
+    @property
     def training_axes(self) -> list[Axis]:
         return [axis for axis in self.axes if not axis.samples]
 

@@ -21,6 +21,7 @@ NAMES = {
 BESIDE = {
     "floor": ("floor", False),
     "fid_infinity": ("FID∞", False),
+    "floor.fid_infinity": ("floor of FID∞", False),
     "sfid": ("sFID", False),
     "kid": ("KID", False),
     "mmd": ("MMD", False),
@@ -85,7 +86,8 @@ def interval(estimate: Estimate) -> str:
 
 
 def name_of(study: Study) -> str:
-    return NAMES.get(study.headline, study.headline)
+    named = {key: name for key, (name, _) in BESIDE.items()} | NAMES
+    return named.get(study.headline, study.headline)
 
 
 def ranking(study: Study) -> Table:
@@ -96,7 +98,8 @@ def ranking(study: Study) -> Table:
     columns = [("rank", "rank"), *((axis.key, axis.key) for axis in study.axes), (study.headline, name_of(study))]
     columns += [("interval", "95% interval"), ("over", "over")] if bounded else []
     columns += [("behind", "behind the best")] if compared else []
-    columns += [(key, BESIDE[key][0]) for key in beside]
+    names = {key: BESIDE[key][0] for key in beside} | ({"floor": f"floor, n {study.unlike[1]}"} if study.unlike else {})
+    columns += [(key, names[key]) for key in beside]
     rows = []
     for placed in study.ranking:
         setting, estimate = placed.setting, placed.setting.estimate

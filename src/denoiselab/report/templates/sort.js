@@ -26,6 +26,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
   };
   addEventListener("hashchange", asked);
   asked();
+  if (body.rows.length > 25) {  // as many as its picture shows; the first 20 stand, of whatever order
+    const button = document.createElement("button"), fold = folded => {
+      table.classList.toggle("folded", folded);
+      button.textContent = folded ? `show all ${body.rows.length} rows` : "show the first 20 rows";
+    };
+    button.className = "copy";
+    button.addEventListener("click", () => fold(!table.classList.contains("folded")));
+    table.parentElement.after(button);
+    fold(true);
+  }
 }
 for (const block of document.querySelectorAll(".commands")) {
   const button = document.createElement("button");
@@ -40,4 +50,8 @@ for (const block of document.querySelectorAll(".commands")) {
   });
   block.querySelector("summary").append(button);
 }
-if (location.hash.startsWith("#r")) document.querySelector(location.hash + " details")?.setAttribute("open", "");
+// A link to the commands of a rank opens them, again where they were closed since.
+const open = hash => /^#r\d+$/.test(hash) && document.querySelector(`${hash} details`)?.setAttribute("open", "");
+addEventListener("hashchange", () => open(location.hash));
+for (const link of document.querySelectorAll('a[href^="#r"]')) link.addEventListener("click", () => open(link.hash));
+open(location.hash);
