@@ -82,6 +82,15 @@ def test_a_value_that_shares_no_cell_is_left_out_and_named(tmp_path):
     assert means(report, "schedule")["flow"] - means(report, "schedule")["cosine"] == pytest.approx(0.5)
 
 
+def test_two_values_that_share_cells_are_compared_though_others_are_more_frequent(tmp_path):
+    """Flow and linear each share nothing with cosine, the most frequent, and one cell with one another."""
+    pairs = [("cosine", "v"), *((a, b) for a in ("linear", "flow") for b in ("eps", "x0"))]
+    leave = {(*pair, seed) for pair in pairs for seed in SEEDS}
+    effect = next(one for one in study(tmp_path, additive, leave).effects if one.axis.key == "schedule")
+    assert {level.value for level in effect.levels} == {"linear", "flow"}
+    assert effect.left_out == ("cosine",)
+
+
 def test_with_one_seed_intervals_are_over_cells_and_say_so(tmp_path):
     for job, (schedule, prediction) in enumerate((a, b) for a in SCHEDULE for b in PREDICTION):
         words = {"schedule": schedule, "parameterization": prediction}

@@ -137,7 +137,7 @@ def test_pictures_and_charts_say_what_they_show(page):
     tags = Tags(page)
     assert all(attributes.get("alt") for attributes in tags.of("img"))
     charts = tags.of("svg")
-    assert len(charts) == 1 + 4 + 4 + 1 + 3
+    assert len(charts) == 1 + 5 + 4 + 1 + 3
     assert all(attributes["role"] == "img" and attributes["aria-labelledby"] for attributes in charts)
     assert all(attributes.get("scope") in ("row", "col") for attributes in tags.of("th") if attributes != {})
     texts = " ".join(tags.text["text"])  # text stays text

@@ -220,6 +220,15 @@ def test_a_training_that_only_its_evaluations_judged_is_not_missing(tmp_path):
     assert make([str(tmp_path)]).left == []
 
 
+def test_an_evaluation_that_went_on_in_another_folder_is_not_listed(tmp_path):
+    run = synthetic.run(tmp_path / "0", {}, 2.0)
+    for name, state in ("told", {"gone_on_in": "../new"}), ("killed", {}):
+        folder = synthetic.evaluation(run, name, {"sampler.steps": 5}, None)
+        (folder / "run.json").write_text(json.dumps({"status": "interrupted", "error": "SIGINT"} | state))
+    synthetic.evaluation(run, "new", {"sampler.steps": 5}, 1.5)
+    assert [one.folder.name for one in make([str(tmp_path)]).left] == ["killed"]
+
+
 def test_without_any_figures_there_is_no_report(tmp_path):
     synthetic.run(tmp_path / "0", {}, None)
     with pytest.raises(RunError, match="no run there has figures"):

@@ -109,7 +109,7 @@ def interactions(settings: Sequence[Setting], axes: Sequence[Axis]) -> list[Inte
 
 
 def _complete(settings: Sequence[Setting], chosen: tuple[Axis, ...], axes: Sequence[Axis]) -> _Complete | None:
-    """The complete part of a design that compares most: values and seeds are left out, the rarest first.
+    """The complete part of a design that compares most: values and seeds are left out, the rarest first, or all but two.
 
     What is compared is counted as pairs of values x cells x seeds. None where no two values share a cell.
     """
@@ -122,12 +122,12 @@ def _complete(settings: Sequence[Setting], chosen: tuple[Axis, ...], axes: Seque
     orders = [_rarest_last([key[0][i] for key in figures], axis.values) for i, axis in enumerate(chosen)]
     seeds = _rarest_last([key[2] for key in figures], sorted({key[2] for key in figures}, key=str))
     rests = list(dict.fromkeys(key[1] for key in figures))
-    for counts in itertools.product(*(range(len(order), 1, -1) for order in orders), range(len(seeds), 0, -1)):
-        values = tuple(
-            tuple(v for v in axis.values if v in order[:count])
-            for axis, order, count in zip(chosen, orders, counts[:-1], strict=True)
-        )
-        drawn, corners = seeds[: counts[-1]], list(itertools.product(*values))
+    kept = [[order[:count] for count in range(len(order), 1, -1)] for order in orders]
+    if len(chosen) == 1 and 2 < len(orders[0]) <= MOST:
+        kept[0] += [list(pair) for pair in itertools.combinations(orders[0], 2)]
+    for parts, count in itertools.product(itertools.product(*kept), range(len(seeds), 0, -1)):
+        values = tuple(tuple(v for v in axis.values if v in part) for axis, part in zip(chosen, parts, strict=True))
+        drawn, corners = seeds[:count], list(itertools.product(*values))
         whole = [r for r in rests if all((corner, r, seed) in figures for corner in corners for seed in drawn)]
         score = len(corners) * (len(corners) - 1) * len(whole) * len(drawn)
         if score > best[0]:

@@ -104,11 +104,12 @@ def find(given: Sequence[str]) -> Found:
                 "outputs/study"
             )
     judged = {row.run for row in rows.values()}
-    silent = [one for one in left.values() if not (one.folder in judged and one.reason == _SILENT)]
-    return Found(list(rows.values()), silent)
+    told = [one for one in left.values() if one.reason != _WENT_ON]
+    return Found(list(rows.values()), [one for one in told if not (one.folder in judged and one.reason == _SILENT)])
 
 
 _SILENT = "it has no figures (metrics=none)"
+_WENT_ON = "it was interrupted, and went on in another folder"
 
 
 class _NoFiguresError(Exception):
@@ -242,6 +243,8 @@ def _why(folder: Path) -> str:
         state = json.loads((folder / "run.json").read_text())
     except (OSError, ValueError):
         return "it has no metrics.json: it never ended"
+    if "gone_on_in" in state:
+        return _WENT_ON
     if state.get("status") == "running":
         return "it has no metrics.json yet: it is running, or was killed"
     return f"{state.get('status')}: {state.get('error') or 'it has no metrics.json'}"

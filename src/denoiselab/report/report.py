@@ -88,7 +88,7 @@ class Report:
             said.append(f"Not to be told from it at 95%: {'; '.join(alike[:4] if more else alike)}{more}.")
         elif others and all(placed.alike is False for placed in others):
             said.append("All others are behind it by more than chance, at 95% each.")
-        strong = sorted(self.effects, key=lambda effect: -effect.span)
+        strong = sorted((effect for effect in self.effects if effect.over), key=lambda effect: -effect.span)
         if len(strong) > 1:
             low, *_, high = sorted(strong[0].levels, key=lambda level: level.mean)
             said.append(

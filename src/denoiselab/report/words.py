@@ -46,9 +46,14 @@ def key_of(word: str) -> str:
 
 
 def told(config: Mapping[str, Any], choices: Mapping[str, Any]) -> Words:
-    """All words of a configuration, as Hydra has saved it: unresolved, with the option chosen of each part."""
+    """All words of a configuration, as Hydra has saved it: unresolved, with the option chosen of each part.
+
+    What only refers to another word is told by that one.
+    """
     options = {key: option for key, option in choices.items() if key != "trainer"}
-    return {key: _plain(value) for key, value in {**dict(leaves(config)), **options}.items() if not within(key, _ASIDE)}
+    whole = {**dict(leaves(config)), **options}
+    own = {key: value for key, value in whole.items() if not str(value).startswith("${")}
+    return {key: _plain(value) for key, value in own.items() if not within(key, _ASIDE)}
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
