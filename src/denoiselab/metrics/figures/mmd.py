@@ -44,7 +44,7 @@ def mmd(a: Statistics, b: Statistics, kernel: PairFn) -> Discrepancy:
 
 
 def _within(x: Tensor, strata: Tensor, across: Tensor, kernel: PairFn) -> tuple[Tensor, Tensor]:
-    """The mean of k over pairs of x: (n, D), and the jackknife's variance; across: (n,), means of k(x_i, y_j) over j."""
+    """The mean of k over pairs of x: (n, D), and the jackknife's variance; across: (n,), mean k(x_i, y_j) over j."""
     n = len(x)
     own, other = _others(x, strata, kernel)
     size = strata.bincount()[strata].double()  # n_c, of each one's class
