@@ -125,7 +125,9 @@ class Evaluation:
             "extractor": self.extractor.name,
             "extractor_weights": self.extractor.digest,
             "resize": self.extractor.resize,
+            "keep": self.keep,
         }
+        figures |= {f"figures.{name}": figure.settings for name, figure in self.figures.items() if figure.settings}
         if isinstance(self.extractor, Classifier):
             figures["classifier_test_accuracy"] = self.extractor.test_accuracy
         return figures | {
