@@ -1,5 +1,8 @@
 """Trained runs that guide others: a noisy classifier, and a weak model."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -64,14 +67,18 @@ def test_guidance_by_a_classifier_raises_what_it_thinks_of_the_images(classifier
 
 
 @pytest.mark.slow
-def test_the_words_of_guided_sampling_say_by_which_run(classifier, model):
+def test_the_words_of_guided_sampling_say_by_which_run_and_which_file_of_it(classifier, model):
     pipeline, _, _ = runs.load(model, "last", torch.device("cpu"))
     for words, key in (
         (["guidance=classifier", f"guidance.classifier.run={classifier}"], "guidance.classifier.run"),
         (["guidance=autoguidance", f"guidance.weak.run={model}"], "guidance.weak.run"),
     ):
         recipe = build.recipe(plain("train", [*words, "sampler.steps=3"]))
-        assert recipe.words[key] in (classifier, model)
+        run = recipe.words[key]
+        assert run in (classifier, model)
+        assert recipe.words[key.replace(".run", ".checkpoint")] == "last"
+        content = (Path(run) / "checkpoints" / "last.ckpt").read_bytes()
+        assert recipe.words[key.replace(".run", ".weights")] == hashlib.sha256(content).hexdigest()[:16]
         made = pipeline.sample(recipe, range(4), torch.arange(4), seed=0)
         assert made.images.shape == (4, 1, 8, 8)
 

@@ -205,6 +205,8 @@ def test_figures_say_what_they_are_figures_of(evaluation):
         "extractor": "projection",
         "extractor_weights": "0" * 16,
         "resize": "none",
+        "keep": evaluation.keep,
+        "figures.fid": "resamples null",
         "sample_seed": 4,
         "nfe": 9,
         "data": "specks",

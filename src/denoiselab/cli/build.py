@@ -1,6 +1,8 @@
 """From a configuration to its parts, each instantiated once."""
 
+import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -141,13 +143,32 @@ def recipe(cfg: DictConfig) -> Recipe:
 
 
 def words(cfg: DictConfig, axes: Iterable[str]) -> dict[str, Any]:
-    """Parts in plain words for captions and figures: {"sampler": "DDIM", "sampler.steps": 50, ...}."""
+    """Parts in plain words for captions and figures: {"sampler": "DDIM", "sampler.steps": 50, ...}.
+
+    Of a run that guides, its checkpoint and 16 hexadecimal digits of that file's sha256 too.
+    """
     said: dict[str, Any] = {}
     for axis in axes:
         part = plain(cfg[axis])
         said[axis] = str(part.pop("_target_", "none")).rpartition(".")[2]
         part.pop("_partial_", None)
         said |= {f"{axis}.{key}": value for key, value in part.items() if not isinstance(value, dict | None)}
-        guides = {k: v["run"] for k, v in part.items() if isinstance(v, dict) and "run" in v}
-        said |= {f"{axis}.{key}.run": run for key, run in guides.items()}
+        for key, guide in part.items():
+            if (path := guide_file(guide)) is not None:
+                said |= {f"{axis}.{key}.{name}": guide[name] for name in ("run", "checkpoint")}
+                said[f"{axis}.{key}.weights"] = hash_of(path)[:16]
     return said
+
+
+def guide_file(part: Any) -> Path | None:
+    """The checkpoint, or exported file, of the run that a part of guidance names; None where it names none."""
+    if not isinstance(part, dict) or not part.get("run"):
+        return None
+    run = Path(part["run"])
+    return run if run.is_file() else run / "checkpoints" / f"{part['checkpoint']}.ckpt"
+
+
+def hash_of(path: Path) -> str:
+    """sha256 in 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

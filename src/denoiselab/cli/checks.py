@@ -16,6 +16,8 @@ from denoiselab.cli.limits import FREE, LIMITS
 from denoiselab.cli.rules import check_rules
 from denoiselab.errors import ConfigError
 
+_OPTIONAL = ("callbacks.", "metrics.figures.")  # parts that may be null
+
 
 def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], DictConfig]) -> None:
     """One job's overrides. Raises ConfigError for a key, type or value, IncompatibleError for a combination."""
@@ -71,7 +73,10 @@ def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
     default: Any = OmegaConf.select(base, key)
     if value == "" and default is None:
         raise ConfigError(f"{key} is empty; leave it out, or give it a value")
-    if key in FREE or value is None or default is None or isinstance(default, DictConfig):
+    if isinstance(default, DictConfig):
+        _check_part(key, value, default)
+        return
+    if key in FREE or value is None or default is None:
         return
     listed = OmegaConf.is_list(default)
     if listed and not isinstance(value, list):
@@ -86,10 +91,22 @@ def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
         fits = isinstance(item, int | float) if kind is float else isinstance(item, kind)
         if isinstance(item, bool) != isinstance(example, bool) or not fits:
             names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-            allowed = f"; allowed: {LIMITS[key]}" if key in LIMITS else f", as {shown(example)} is"
+            limit = LIMITS[key]._replace(whole=False) if key in LIMITS else None
+            allowed = f"; allowed: {limit}" if limit else f", as {shown(example)} is"
             if kind is int and isinstance(item, float) and item.is_integer():
                 allowed = f"; write {item:.0f}"
             raise ConfigError(f"{key}={shown(value)} is not {names.get(kind, kind.__name__)}{allowed}")
+
+
+def _check_part(key: str, value: Any, default: DictConfig) -> None:
+    """A key under which there are others: a value of its own it has not, but some may be left out."""
+    optional = key.startswith(_OPTIONAL)
+    if isinstance(value, dict) or (value is None and optional):
+        return
+    names = [name for name in map(str, default) if not name.startswith("_")]
+    inside = f"; write {key}.{names[0]}=..., which is in it" if names else ""
+    more = "; null leaves it out" if optional else ""
+    raise ConfigError(f"{key}={shown(value)} says nothing, as {key} is a part and no value{inside}{more}")
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,6 @@ Sample i of a seed starts from the same noise and is of the same class whatever 
 seed are compared in pairs.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -67,14 +66,16 @@ def run(cfg: DictConfig) -> float:
                         lambda: evaluation(pipeline, recipe, cfg.n, cfg.seed, cfg.batch_size, work.saved),
                     )
                 if cfg.likelihood:
-                    figures = work.part("likelihood", lambda: _likelihood(cfg, data, pipeline, folder)) | figures
+                    found = work.part("likelihood", lambda: _likelihood(cfg, data, pipeline, folder))
+                    seconds = figures.get("seconds", 0.0) + found["likelihood.seconds"]
+                    figures = found | figures | {"seconds": round(seconds, 2)}
                 facts = {"code": runs.code_version(), "source": identity.source(), "identity": own}
                 figures = _of_data(data) | figures | about["origin"] | facts
                 work.conclude(figures)
                 _log(log, figures, folder)
         else:
             idle()
-            figures = json.loads((work.folder / kept.METRICS).read_text())
+            figures = runs.read_json(work.folder / kept.METRICS)
             told = f"evaluated before, in {runs.near(work.finished)}; again=true evaluates anew"
             console.print(told, highlight=False, soft_wrap=True)
         runs.conclude("", figures, work.made)
@@ -113,7 +114,7 @@ def _data(cfg: DictConfig, trained: DictConfig) -> Source:
 def _known_fingerprint(folder: str | None) -> str:
     """That of the data of a run, where its own figures tell it."""
     path = Path(folder or os.devnull) / kept.METRICS
-    return str(json.loads(path.read_text()).get("data_fingerprint", "")) if path.is_file() else ""
+    return str(runs.read_json(path).get("data_fingerprint", "")) if path.is_file() else ""
 
 
 def _of_data(data: Source) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def _likelihood(cfg: DictConfig, data: Source, pipeline: Pipeline, folder: Path)
     started = time.monotonic()
     judged = build.likelihood(cfg, data)(pipeline)
     judged.write(folder)
-    return {"headline": judged.name, "seconds": round(time.monotonic() - started, 2)} | judged.figures
+    return {"headline": judged.name, "likelihood.seconds": round(time.monotonic() - started, 2)} | judged.figures
 
 
 def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, folder: Path) -> None:

@@ -16,8 +16,7 @@ import torch
 from omegaconf import DictConfig
 
 import denoiselab
-from denoiselab.cli import resume
-from denoiselab.cli.build import plain
+from denoiselab.cli import build, resume
 from denoiselab.data.source import Source
 from denoiselab.pipeline import Pipeline
 
@@ -51,10 +50,11 @@ def identity(
 
     `trained` is the configuration that the pipeline was built from, `about` its checkpoint's step and average.
     """
-    now, model = plain(cfg), plain(trained)
+    now, model = build.plain(cfg), build.plain(trained)
     told = {key: repr(value) for key, value in _leaves(now)}
     told |= {f"trained.{key}": repr(value) for key, value in _leaves({k: model[k] for k in _MODEL if k in model})}
-    told |= {f"file {value}": _of_file(Path(value)) for value in _guides(now)}
+    guides = [path for path in map(build.guide_file, now["guidance"].values()) if path is not None]
+    told |= {f"file {path}": build.hash_of(path) for path in guides}
     targets = {value for config in (now, model) for key, value in _leaves(config) if key.endswith("_target_")}
     own = sorted({file for file in map(_own_file, targets) if file is not None})
     told |= {
@@ -74,19 +74,6 @@ def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         found = key.startswith(("metrics.", "extractor.")) and key.endswith((".cache", ".weights"))
         if not found and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
             yield key, value
-
-
-def _guides(config: dict[str, Any]) -> Iterator[str]:
-    """The checkpoints, or exported files, of the runs that guide."""
-    for part in config["guidance"].values():
-        if isinstance(part, dict) and part.get("run"):
-            run = Path(part["run"])
-            yield str(run if run.is_file() else run / "checkpoints" / f"{part.get('checkpoint', 'last')}.ckpt")
-
-
-def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_weights(pipeline: Pipeline) -> str:

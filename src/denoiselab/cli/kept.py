@@ -115,9 +115,7 @@ def _clear(folder: Path) -> None:
 @contextmanager
 def _one_at_a_time(home: Path) -> Iterator[None]:
     """A lock on the folder, so that two processes that start at once do not both find nothing."""
-    if not home.is_dir():
-        yield
-        return
+    home.mkdir(parents=True, exist_ok=True)
     handle = os.open(home, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

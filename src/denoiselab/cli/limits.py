@@ -12,11 +12,14 @@ class Limit(NamedTuple):
     words: tuple[Any, ...] = ()
     above: bool = False  # low itself is not allowed
     null: bool = False  # null has a meaning though the default is another
+    whole: bool = False  # no fractions, whatever the default is
 
     def allows(self, value: Any) -> bool:
         if self.words:
             return value in self.words
-        return isinstance(value, int | float) and math.isfinite(value) and self._inside(value)
+        kind = int if self.whole else int | float
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        return number and math.isfinite(value) and self._inside(value)
 
     def _inside(self, value: float) -> bool:
         return (value > self.low if self.above else value >= self.low) and value <= self.high
@@ -28,11 +31,13 @@ class Limit(NamedTuple):
             text = "a number" if math.isinf(self.low) else f"{'above' if self.above else 'at least'} {self.low:g}"
         else:
             text = f"{'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+        text = f"a whole number, {text}" if self.whole else text
         return f"{text}, or null" if self.null else text
 
 
-COUNT, NATURAL, POSITIVE, SHARE = Limit(1), Limit(0), Limit(0, above=True), Limit(0, 1)
-COUNT_OR_NULL = Limit(1, null=True)
+COUNT, NATURAL, POSITIVE, SHARE = Limit(1, whole=True), Limit(0), Limit(0, above=True), Limit(0, 1)
+SOME = Limit(2, whole=True)  # of what one says nothing
+COUNT_OR_NULL, SOME_OR_NULL = COUNT._replace(null=True), SOME._replace(null=True)
 
 # What Lightning judges itself, in more forms than a type can tell; and what is a number or a list of numbers.
 FREE = ("trainer.devices", "trainer.precision", "trainer.deterministic", "ema.decay", "ema.sigma_rel")
@@ -48,7 +53,7 @@ LIMITS = {
     "n": COUNT,
     "checkpoint": Limit(words=("last", "best", "previous")),
     "device": Limit(words=("auto", "cpu", "cuda", "mps")),
-    "schedule.T": Limit(2, null=True),
+    "schedule.T": SOME_OR_NULL,
     "schedule.beta_min": POSITIVE,
     "schedule.beta_max": POSITIVE,
     "schedule.s": POSITIVE,
@@ -62,15 +67,15 @@ LIMITS = {
     "schedule.end": Limit(),
     "schedule.tau": POSITIVE,
     "schedule.units": COUNT,
-    "parameterization.T": Limit(2),
+    "parameterization.T": SOME,
     "parameterization.sigma_data": POSITIVE,
     "loss.weighting.gamma": POSITIVE,
     "loss.weighting.offset": NATURAL,
     "loss.weighting.k": NATURAL,
     "loss.weighting.sigma_data": POSITIVE,
     "loss.weighting.b": Limit(),
-    "loss.weighting.T": Limit(2),
-    "loss.T": Limit(2, null=True),
+    "loss.weighting.T": SOME,
+    "loss.T": SOME_OR_NULL,
     "loss.variance": Limit(words=("small", "large", "learned")),
     "loss.weight_vlb": POSITIVE,
     "loss.features": COUNT,
@@ -101,7 +106,7 @@ LIMITS = {
     "sampler.rtol": Limit(0, 1, above=True),
     "sampler.atol": Limit(0, 1, above=True),
     "sampler.t_min": Limit(0, 0.5, above=True),
-    "sampler.order": Limit(1, 3),
+    "sampler.order": Limit(1, 3, whole=True),
     "sampler.variant": Limit(words=("bh1", "bh2")),
     "threshold.low": Limit(),
     "threshold.percentile": Limit(0, 1, above=True),
@@ -130,14 +135,14 @@ LIMITS = {
     "data.channels": Limit(words=(1, 3)),
     "data.test_fraction": Limit(0.001, 0.999),
     "data.memory_mb": NATURAL,
-    "data.train": Limit(2),
-    "data.test": Limit(2),
-    "data.dim": Limit(2),
+    "data.train": SOME,
+    "data.test": SOME,
+    "data.dim": SOME,
     "data.seed": NATURAL,
     "data.distribution.noise": NATURAL,
     "data.distribution.modes": COUNT,
     "data.distribution.std": NATURAL,
-    "data.distribution.squares": Limit(2),
+    "data.distribution.squares": SOME,
     "data.distribution.arms": COUNT,
     "data.distribution.radial": NATURAL,
     "data.distribution.tangential": NATURAL,
@@ -160,12 +165,12 @@ LIMITS = {
     "trainer.deterministic": Limit(words=(True, False, "warn")),
     "logger.mode": Limit(words=("offline", "online")),
     "metrics.every": COUNT_OR_NULL,
-    "metrics.n": Limit(2),
+    "metrics.n": SOME,
     "metrics.max_seconds": Limit(0, above=True, null=True),
     "metrics.seed": NATURAL,
     "metrics.batch_size": COUNT,
-    "metrics.keep": Limit(10),
-    "metrics.figures.fid.resamples": Limit(2, null=True),
+    "metrics.keep": Limit(10, whole=True),
+    "metrics.figures.fid.resamples": SOME_OR_NULL,
     "metrics.figures.mmd.sigma": Limit(0, above=True, null=True),
     "metrics.figures.cmmd.sigma": POSITIVE,
     "metrics.figures.cmmd.scale": POSITIVE,
@@ -175,15 +180,15 @@ LIMITS = {
     "metrics.figures.memorisation.ratio": Limit(0, 1, above=True),
     "metrics.evaluation.directions": COUNT,
     "likelihood.every": COUNT_OR_NULL,
-    "likelihood.n": Limit(2, null=True),
+    "likelihood.n": SOME_OR_NULL,
     "likelihood.batch_size": COUNT,
-    "likelihood.method.T": Limit(2),
-    "likelihood.method.K": Limit(2),
+    "likelihood.method.T": SOME,
+    "likelihood.method.K": SOME,
     "likelihood.method.variance": Limit(words=("small", "large")),
     "likelihood.method.bins": COUNT,
     "likelihood.method.seed": NATURAL,
     "likelihood.method.spacing.t_min": Limit(0, 0.5, above=True),
-    "likelihood.method.steps": Limit(2),
+    "likelihood.method.steps": SOME,
     "likelihood.method.probes": COUNT_OR_NULL,
     "likelihood.method.t_min": Limit(0, 0.5, above=True, null=True),
     "callbacks.finite.on_nan": Limit(words=("stop", "skip")),
@@ -203,14 +208,14 @@ LIMITS = {
     "callbacks.scatter.every": COUNT_OR_NULL,
     "callbacks.scatter.seed": NATURAL,
     "callbacks.scatter.batch_size": COUNT,
-    "callbacks.process.n": Limit(2),
-    "callbacks.process.moments": Limit(2),
+    "callbacks.process.n": SOME,
+    "callbacks.process.moments": SOME,
     "callbacks.process.paths": NATURAL,
-    "callbacks.process.frames": Limit(2),
+    "callbacks.process.frames": SOME,
     "callbacks.process.every": COUNT_OR_NULL,
     "callbacks.process.seed": NATURAL,
     "callbacks.few_steps.evaluations": COUNT,
-    "callbacks.few_steps.n": Limit(2),
+    "callbacks.few_steps.n": SOME,
     "callbacks.few_steps.seed": NATURAL,
     "callbacks.few_steps.batch_size": COUNT,
     "callbacks.loss_by_log_snr.n": COUNT,

@@ -85,6 +85,10 @@ def _unseen(cfg: DictConfig) -> bool:
     if metrics := cfg.get("metrics"):
         points = {"sliced_wasserstein": True} if _is(metrics.get("evaluation"), "PointEvaluation") else {}
         found |= {name for name, figure in metrics.get("figures", points).items() if figure}
+        if _looks(cfg, "trained_classifier", "inception", "dinov2"):  # whose features are not of unit length
+            found -= {"cmmd"}
+        if _looks(cfg, "dinov2", "clip"):  # which have no features at each place
+            found -= {"sfid"}
     return monitor not in found
 
 
@@ -342,7 +346,8 @@ RULES = (
     Rule(
         _unseen,
         "callbacks.checkpoint.monitor is a figure that these metrics and this likelihood do not find; take headline, "
-        "which is what they judge by, or val/loss (kid needs metrics=all, bits_per_dim and nats_per_dim a likelihood)",
+        "which is what they judge by, or val/loss (kid needs metrics=all, cmmd extractor=clip, sfid "
+        "extractor=classifier or inception, bits_per_dim and nats_per_dim a likelihood)",
     ),
     *CONFIG_RULES,
 )

@@ -78,6 +78,7 @@ def check_checkpoints(overrides: list[str], names: Iterable[str]) -> None:
         if not path.exists():
             from denoiselab.cli import runs  # with torch, which reads what others there are
 
+            runs.check_trained(Path(run))
             runs.read(path)
 
 

@@ -24,7 +24,10 @@ from denoiselab.files import replacing, step_of
 from denoiselab.pipeline import Pipeline
 from denoiselab.progress import console
 
-_BESIDE = ("sfid", "kid", "inception_score", "precision", "recall", "density", "coverage", "memorised")
+_BESIDE = (
+    *("sfid", "kid", "mmd", "cmmd"),
+    *("inception_score", "precision", "recall", "density", "coverage", "memorised"),
+)
 
 
 def code_version() -> str:
@@ -42,6 +45,17 @@ def write_json(values: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises RunError for a file that holds no such values."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{near(path)} is damaged ({exports.short(error)}); remove it") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{near(path)} is damaged: it holds no keys and values; remove it")
+    return values
+
+
 def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
     """The last words on the terminal: what was done, the figures that a person looks for, and where the rest lies."""
     lines = [said] if said else []
@@ -50,6 +64,12 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
         floor, seen = f"real test images {figures['floor']:.2f}{few}", f"n {figures['n']}, {figures['extractor']}"
         between = f" ({figures['fid_low']:.2f} to {figures['fid_high']:.2f})" if "fid_low" in figures else ""
         lines.append(f"FID {figures['fid']:.2f}{between}, {floor} ({seen})")
+    headline = figures.get("headline")
+    if headline in _BESIDE:
+        error, seen = figures.get(f"{headline}_error"), f"n {figures['n']}, {figures['extractor']}"
+        spread = "" if error is None else f" +- {error:.2g}"
+        floor = f"real test images {figures['floor']:.4g}{few}"
+        lines.append(f"{headline} {figures[headline]:.4g}{spread}, {floor} ({seen})")
     if "sliced_wasserstein" in figures:
         floor, off = f"training points {figures['floor']:.4f}{few}", figures.get("off_plane")
         seen = f"n {figures['n']}" if off is None else f"n {figures['n']}; {off:.2%} of the squared norm off the plane"
@@ -60,7 +80,8 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
             lines.append(f"{figures[name]:.4f} +- {figures[f'{name}_error']:.4f} {unit} a dimension ({told})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
-    beside = [f"{key} {figures[key]:.3g} ({figures[f'floor.{key}']:.3g})" for key in _BESIDE if key in figures]
+    rest = [key for key in _BESIDE if key in figures and key != headline]
+    beside = [f"{key} {figures[key]:.3g} ({figures[f'floor.{key}']:.3g})" for key in rest]
     if beside:
         lines.append(f"{', '.join(beside)}; in brackets those of real test images")
     console.print("\n".join([*lines, *map(near, files)]), highlight=False, soft_wrap=True)
@@ -96,6 +117,8 @@ def load(
     if not Path(folder).is_dir():
         raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/default/<date>_<time>")
     path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.exists():
+        check_trained(Path(folder))
     state = read(path)
     name, weights = averages.chosen(state["ema"], Path(folder), average)
     about = state["denoiselab"]
@@ -130,6 +153,14 @@ def _built(about: dict[str, Any], weights: Weights, path: Path) -> tuple[Pipelin
     except Exception as error:
         raise RunError(f"{path} is of another version of denoiselab ({exports.short(error)}){_others(path)}") from error
     return pipeline, cfg
+
+
+def check_trained(folder: Path) -> None:
+    """Raises RunError for an evaluation's folder, which says itself of which run it is."""
+    metrics = folder / "metrics.json"
+    run = read_json(metrics).get("run") if metrics.is_file() and not (folder / "checkpoints").is_dir() else None
+    if run is not None:
+        raise RunError(f"run={folder} is an evaluation, which has no weights; its run is run={run}")
 
 
 def read(path: Path) -> dict[str, Any]:

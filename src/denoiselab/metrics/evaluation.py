@@ -9,6 +9,7 @@ from typing import Any
 from denoiselab import distributed
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
+from denoiselab.guidance import Classifier as GuidedByClassifier
 from denoiselab.metrics.classifier import Classifier
 from denoiselab.metrics.extractor import Extractor
 from denoiselab.metrics.figures import FID, ClassAccuracy, Figure, Reference
@@ -125,7 +126,9 @@ class Evaluation:
             "extractor": self.extractor.name,
             "extractor_weights": self.extractor.digest,
             "resize": self.extractor.resize,
+            "keep": self.keep,
         }
+        figures |= {f"figures.{name}": figure.settings for name, figure in self.figures.items() if figure.settings}
         if isinstance(self.extractor, Classifier):
             figures["classifier_test_accuracy"] = self.extractor.test_accuracy
         return figures | {
@@ -141,15 +144,16 @@ class Evaluation:
 
     def _gathered(self, generation: Generation) -> Statistics:
         samples = Statistics(generation.n, self.keep, self.needs)
-        judged = self.extractor.knows_classes and bool(generation.pipeline.conditioner.vector_dim)
+        judged = self.extractor.knows_classes and _asked(generation.pipeline, generation.recipe)
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
         return samples.reduced(self.source.train)
 
     def _warn(self, n: int) -> None:
-        """Once for each n, where there are too few images for a covariance of full rank."""
+        """Once for each n, where FID is found and there are too few images for a covariance of full rank."""
         few, dim = min(n, len(self.source.train)), self.extractor.dim
-        if few > dim or n in self._warned or distributed.rank() > 0:
+        fitted = any(isinstance(figure, FID) for figure in self.figures.values())
+        if not fitted or few > dim or n in self._warned or distributed.rank() > 0:
             return
         self._warned.add(n)
         console.print(
@@ -158,3 +162,10 @@ class Evaluation:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _asked(pipeline: Pipeline, recipe: Recipe) -> bool:
+    """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides."""
+    guided = isinstance(recipe.guidance, GuidedByClassifier) and recipe.guidance.scale != 0
+    told = bool(pipeline.conditioner.vector_dim) or getattr(pipeline.denoiser, "classes", None) is not None
+    return told or guided

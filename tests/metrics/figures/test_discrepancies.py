@@ -128,6 +128,23 @@ def test_features_of_other_lengths_have_no_cmmd():
     assert CMMD()(statistics(normal(10, 4)), against(normal(10, 4, 1))) == {}
 
 
+@pytest.mark.parametrize("classes", [list(range(10)), [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]], ids=["equal", "unequal"])
+@pytest.mark.parametrize("kernel", [cubic, Gaussian(3.0)], ids=["cubic", "gaussian"])
+def test_samples_of_one_distribution_drawn_class_by_class_are_0_apart_on_average(kernel, classes):
+    """And by the formula of free draws far less than 0."""
+    centres, a, b = 3 * normal(10, 4, 7), torch.tensor(classes).repeat(6), torch.tensor(classes).repeat(20)
+    drawn, as_free = [], []
+    for i in range(150):
+        x, y = normal(len(a), 4, i) + centres[a], normal(len(b), 4, 1000 + i) + centres[b]
+        drawn.append(mmd(statistics(x, labels=a), statistics(y, labels=b), kernel))
+        as_free.append(straightforward(x, y, kernel))
+    values, errors = torch.tensor(drawn, dtype=torch.float64).T
+    error = float(values.std()) / math.sqrt(len(values))
+    assert abs(float(values.mean())) < 3 * error
+    assert float(torch.tensor(as_free).mean()) < -10 * error
+    assert 1.2 < float(errors.square().mean().sqrt() / values.std()) < 1.7
+
+
 def test_errors_of_samples_drawn_in_equal_numbers_of_each_class_are_those_of_such_draws():
     centres, classes = 3 * normal(5, 3, 7), torch.arange(100) % 5
     drawn = []

@@ -1,7 +1,7 @@
 """CMMD: MMD^2 of CLIP's embeddings (Jayasumana 2024), of unit length, in a Gaussian kernel of sigma 10, times 1,000.
 
 Their eq. 3 is the unbiased estimate, which is taken here; the program that they published counts each image with
-itself, too, and so says more by 1000 (1/n + 1/m) (1 - mean k), some .01 at n = 1,000.
+itself, too, and so says more by 1000 (1/n + 1/m) (1 - mean k of two of a class), some .01 at n = 1,000.
 """
 
 from typing import final

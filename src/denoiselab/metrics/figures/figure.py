@@ -30,6 +30,13 @@ class Figure(ABC):
 
     @final
     @property
+    def settings(self) -> str:
+        """The numbers that it was given, in words: "sigma 10.0, scale 1000.0"."""
+        given = {key: "null" if value is None else value for key, value in vars(self).items() if key != "needs"}
+        return ", ".join(f"{key} {value}" for key, value in given.items())
+
+    @final
+    @property
     def words(self) -> str:
         """Its name, numbers and source, by which what it has found is known again."""
         source = ""

@@ -2,11 +2,15 @@
 
     MMD^2_u = mean of k(x_i, x_j), i != j  +  mean of k(y_i, y_j), i != j  -  2 mean of k(x_i, y_j)
 
-It is 0 on average where both are drawn from one distribution, at any n and m, and so at times negative; and somewhat
-less than 0 where as many are drawn of each class, which are then more alike than free draws: the floor says how much.
-Its error is the jackknife's: its square is sum_c (n_c - 1)/n_c sum_{i in c} (U_{-i} - mean)^2 over classes c, U_{-i}
-being without x_i, and the same for y. On average it is not too small (Efron & Stein 1981), and up to sqrt 2 too large
-where the distributions are the same.
+Where as many as n_c of n are drawn of each class c, two of a class meet less often than in free draws, in which the
+mean over i != j would be off by some 1/n; it is then that over pairs of classes, each by its share:
+
+    1/n^2 (sum over i, j of two classes k(x_i, x_j)  +  sum_c n_c/(n_c - 1) sum over i != j of c k(x_i, x_j))
+
+So the whole is 0 on average where both are drawn from one distribution, at any n and m, and at times negative. Its
+error is the jackknife's: its square is sum_c (n_c - 1)/n_c sum_{i in c} (U_{-i} - mean)^2 over classes c, U_{-i} being
+without x_i, the shares as they are, and the same for y. On average it is not too small (Efron & Stein 1981), and up to
+sqrt 2 too large where the distributions are the same.
 """
 
 from typing import NamedTuple, final
@@ -29,36 +33,43 @@ class Discrepancy(NamedTuple):
 def mmd(a: Statistics, b: Statistics, kernel: PairFn) -> Discrepancy:
     """Of the features kept, at least 3 of each."""
     x, y = a.kept, b.kept
-    within_x, within_y = _others(x, kernel), _others(y, kernel)
-    n, m = len(x), len(y)
-    from_x, from_y = torch.empty(n, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
+    from_x, from_y = torch.empty(len(x), dtype=torch.float64), torch.zeros(len(y), dtype=torch.float64)
     for start, block in blocks(x, y, kernel):
         from_x[start : start + len(block)] = block.sum(1)
         from_y += block.sum(0)
-    xx, yy, xy = within_x.sum(), within_y.sum(), from_x.sum()
-    value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+    within_x, variance_x = _within(x, a.strata, from_x / len(y), kernel)
+    within_y, variance_y = _within(y, b.strata, from_y / len(x), kernel)
+    value = within_x + within_y - 2 * from_x.sum() / (len(x) * len(y))
+    return Discrepancy(float(value), float((variance_x + variance_y).sqrt()))
 
-    error = (_variance(a.strata, m, within_x, from_x) + _variance(b.strata, n, within_y, from_y)).sqrt()
-    return Discrepancy(float(value), float(error))
 
-
-def _variance(strata: Tensor, others: int, within: Tensor, across: Tensor) -> Tensor:
-    """The jackknife's, of leaving out one of n; its sums of k over the rest of its set, (n,), and over the others."""
-    n = len(strata)
-    without = (within.sum() - 2 * within) / ((n - 1) * (n - 2)) - 2 * (across.sum() - across) / ((n - 1) * others)
+def _within(x: Tensor, strata: Tensor, across: Tensor, kernel: PairFn) -> tuple[Tensor, Tensor]:
+    """The mean of k over pairs of x: (n, D), and the jackknife's variance; across: (n,), mean k(x_i, y_j) over j."""
+    n = len(x)
+    own, other = _others(x, strata, kernel)
+    size = strata.bincount()[strata].double()  # n_c, of each one's class
+    mean = (other + own * size / (size - 1)).sum() / n**2
+    # What of U_{-i} depends on i within a class.
+    without = -2 * (own * size**2 / ((size - 1) * (size - 2)) + other * size / (size - 1)) / n**2
+    without += 2 * across * size / (size - 1) / n
     parts = [without[strata == stratum] for stratum in strata.unique()]
-    return torch.stack([(len(part) - 1) * part.var(correction=0) for part in parts]).sum()
+    return mean, torch.stack([(len(part) - 1) * part.var(correction=0) for part in parts]).sum()
 
 
-def _others(x: Tensor, kernel: PairFn) -> Tensor:
-    """sum_{j != i} k(x_i, x_j): (n,). k is symmetric, so that half of the pairs are enough."""
-    x, total = x.double(), torch.zeros(len(x), dtype=torch.float64)
+def _others(x: Tensor, strata: Tensor, kernel: PairFn) -> tuple[Tensor, Tensor]:
+    """sum_j k(x_i, x_j) over j != i of the same stratum, and over those of others: (n,) each.
+
+    k is symmetric, so that half of the pairs are enough.
+    """
+    x, own, other = x.double(), *torch.zeros(2, len(x), dtype=torch.float64)
     for start in range(0, len(x), ROWS):
         end = min(start + ROWS, len(x))
-        block = kernel(x[start:end], x[start:])
-        total[start:end] += block.sum(1) - block.diagonal()
-        total[end:] += block[:, end - start :].sum(0)
-    return total
+        block, same = kernel(x[start:end], x[start:]), strata[start:end, None] == strata[start:]
+        block.diagonal().zero_()
+        for total, part in ((own, block.where(same, 0)), (other, block.where(~same, 0))):
+            total[start:end] += part.sum(1)
+            total[end:] += part[:, end - start :].sum(0)
+    return own, other
 
 
 class Gaussian:
