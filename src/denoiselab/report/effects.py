@@ -109,7 +109,7 @@ def interactions(settings: Sequence[Setting], axes: Sequence[Axis]) -> list[Inte
 
 
 def _complete(settings: Sequence[Setting], chosen: tuple[Axis, ...], axes: Sequence[Axis]) -> _Complete | None:
-    """The complete part of a design that compares most: values and seeds are left out, the rarest first, or all but two.
+    """The complete part of a design that compares most: values and seeds are left out, the rarest first, or all but 2.
 
     What is compared is counted as pairs of values x cells x seeds. None where no two values share a cell.
     """
