@@ -55,6 +55,8 @@ def run(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     asked = hydra.mode == RunMode.MULTIRUN or any(str(w).startswith("hydra.run.dir") for w in hydra.overrides.hydra)
     with _stopping(), kept.evaluating(folder, home, own, cfg.again, copies=asked) as work:
+        if work.gone_on is not None:
+            console.print(f"going on with what {runs.near(work.gone_on)} had begun", highlight=False, soft_wrap=True)
         if work.finished is None:
             with _logged(cfg, trained, about, work) as log:
                 figures: dict[str, Any] = {}
