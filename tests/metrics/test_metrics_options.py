@@ -62,14 +62,14 @@ def test_each_number_has_its_limits():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("metrics=all metrics.figures.precision_recall.k=0", "k=0 makes no sense; allowed: at least 1"),
-        ("metrics.figures.fid.resamples=1", "allowed: at least 2, or null"),
+        ("metrics=all metrics.figures.precision_recall.k=0", "k=0 makes no sense; allowed: a whole number, at least 1"),
+        ("metrics.figures.fid.resamples=1", "allowed: a whole number, at least 2, or null"),
         ("metrics=all metrics.figures.mmd.sigma=-1", "allowed: above 0, or null"),
         ("metrics=all metrics.figures.memorisation.ratio=2", "allowed: above 0 to 1"),
         ("metrics=all metrics.figures.kidd=null", "metrics.figures.kidd is no key here"),
         ("metrics.figures.kid=null", "metrics.figures.kid is no key here"),
-        ("metrics.keep=1", "metrics.keep=1 makes no sense; allowed: at least 10"),
-        ("metrics.n=0", "metrics.n=0 makes no sense; allowed: at least 2"),
+        ("metrics.keep=1", "metrics.keep=1 makes no sense; allowed: a whole number, at least 10"),
+        ("metrics.n=0", "metrics.n=0 makes no sense; allowed: a whole number, at least 2"),
         ("metrics=fidd", "did you mean fid?"),
     ],
 )
