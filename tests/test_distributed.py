@@ -35,6 +35,7 @@ from conftest import (
     weights,
 )
 from denoiselab import distributed
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.points import Points, moons
 from denoiselab.likelihood import VariationalBound
 from denoiselab.metrics import (
@@ -57,7 +58,6 @@ from denoiselab.metrics import (
 )
 from denoiselab.objectives import WeightedMSE
 from denoiselab.pictures import grid
-from denoiselab.pipeline import balanced_labels
 from denoiselab.randomness import generator
 from denoiselab.samplers import DDIM
 from denoiselab.spacings import Trailing

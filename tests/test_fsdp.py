@@ -10,9 +10,9 @@ from torch import Tensor
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, two_ranks, weights
 from denoiselab.cli import ranks
 from denoiselab.cli.entry import composed
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.ema import EMA
 from denoiselab.metrics import Evaluation
-from denoiselab.pipeline import balanced_labels
 
 BATCH, PATIENCE = 2, 200  # images at once, so that the ranks call the network different numbers of times; seconds
 STRATEGIES = ("fsdp", "ddp")

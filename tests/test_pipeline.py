@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from conftest import tiny_pipeline, tiny_recipe
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import ClassLabel, Unconditional
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.source import to_uint8
 from denoiselab.denoiser import Denoiser
 from denoiselab.guidance import ClassifierFree, Unguided
 from denoiselab.parameterizations import X0
-from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
+from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.samplers import DDIM, DDPM, Heun, Sampler
 from denoiselab.schedules import cosine
 from denoiselab.spacings import LogSNR, Trailing

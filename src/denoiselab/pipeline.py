@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.codecs import Codec
-from denoiselab.conditioning import Conditioner
-from denoiselab.data.source import to_uint8
+from denoiselab.conditioning import Conditioner, Shows
+from denoiselab.conditioning.wishes import labelled, moved
+from denoiselab.data.source import Batch, to_uint8
 from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
 from denoiselab.errors import RunError
 from denoiselab.guidance import Guidance
@@ -34,9 +35,14 @@ class Recipe:
 @dataclass(frozen=True)
 class Generated:
     images: Tensor  # uint8 (B, C, H, W), or points, float32 (B, D)
-    labels: Tensor  # int64 (B,), the classes asked for
+    asked: Batch  # what they were asked for, on the CPU
     indices: Sequence[int]  # which samples of the seed these are
     evaluations: int  # of the guided denoiser, per sample (NFE)
+
+    @property
+    def labels(self) -> Tensor:
+        """The classes asked for: int64 (B,)."""
+        return self.asked["label"]
 
 
 class Pipeline(nn.Module):
@@ -66,36 +72,58 @@ class Pipeline(nn.Module):
             for module, training in modes:
                 module.training = training
 
-    def denoise_fn(self, recipe: Recipe, labels: Tensor) -> DenoiseFn:
-        """The denoiser, guided and thresholded, of a batch of the classes labels: (B,)."""
-        cond = self.conditioner({"label": labels.to(self.device)})
-        denoise = recipe.guidance(self.denoiser, cond, self.conditioner.null(cond))
+    @property
+    def views(self) -> int:
+        """Pictures of a sample in `explained`."""
+        return 3 if isinstance(self.conditioner, Shows) else 1
+
+    def explained(self, made: Generated) -> Tensor:
+        """Each sample, uint8 (B, views, C, H, W): what was told of it, the sample, and the image that this was told of.
+
+        Of what cannot be seen, such as a class, the samples alone.
+        """
+        if not isinstance(self.conditioner, Shows):
+            return made.images[:, None]
+        asked = moved(made.asked, self.device)
+        return torch.stack([self.conditioner.shown(asked).cpu(), made.images, made.asked["image"]], 1)
+
+    def denoise_fn(self, recipe: Recipe, asked: Batch | Tensor, against: Batch | None = None) -> DenoiseFn:
+        """The denoiser, guided and thresholded, of a batch that is asked for these things, or for classes: (B,).
+
+        `against` is a batch of what guidance leads away from, in place of no condition (negative prompts).
+        """
+        cond = self.conditioner(moved(labelled(asked), self.device))
+        null = self.conditioner.null(cond) if against is None else self.conditioner(moved(against, self.device))
+        denoise = recipe.guidance(self.denoiser, cond, null)
         return denoise if recipe.threshold is None else recipe.threshold(denoise, self.denoiser.schedule)
 
     def sample(
         self,
         recipe: Recipe,
         indices: Sequence[int],
-        labels: Tensor,
+        asked: Batch | Tensor,
         seed: int,
         watch: Callable[[Step, Prediction], None] | None = None,
+        against: Batch | None = None,
     ) -> Generated:
-        """Images of the classes labels: (B,). Sample i is a function of (seed, i) alone.
+        """Images of what is asked for, a batch or classes: (B,). Sample i is a function of (seed, i) and that alone.
 
-        `watch` sees each step and the last prediction made in it. Raises RunError where the model gives NaN.
+        `watch` sees each step and the last prediction made in it; `against` is what guidance leads away from. Raises
+        RunError where the model gives NaN.
         """
         with torch.inference_mode(), self.evaluating():
-            return self._sample(recipe, indices, labels, seed, watch)
+            return self._sample(recipe, indices, labelled(asked), seed, watch, against)
 
     def _sample(
         self,
         recipe: Recipe,
         indices: Sequence[int],
-        labels: Tensor,
+        asked: Batch,
         seed: int,
         watch: Callable[[Step, Prediction], None] | None,
+        against: Batch | None,
     ) -> Generated:
-        denoise, schedule = self.denoise_fn(recipe, labels), self.denoiser.schedule
+        denoise, schedule = self.denoise_fn(recipe, asked, against), self.denoiser.schedule
         seen: list[Prediction] = []
         count = 0
 
@@ -117,17 +145,19 @@ class Pipeline(nn.Module):
         if images.isnan().any():
             raise RunError("the model gives NaN for an image: training has diverged; take a smaller optimizer.lr")
         finished = images.float() if len(self.image_shape) == 1 else to_uint8(images)
-        return Generated(finished.cpu(), labels.cpu(), indices, count)
+        return Generated(finished.cpu(), moved(asked, torch.device("cpu")), indices, count)
 
     def generate(
-        self, recipe: Recipe, indices: Sequence[int], labels: Tensor, seed: int, batch_size: int
+        self,
+        recipe: Recipe,
+        indices: Sequence[int],
+        asked: Callable[[Sequence[int]], Batch] | Tensor,
+        seed: int,
+        batch_size: int,
+        against: Callable[[Sequence[int]], Batch] | None = None,
     ) -> Iterator[Generated]:
-        """The same in batches."""
+        """The same in batches; what is asked for is a function of the samples' numbers, or classes: (n,)."""
         for start in range(0, len(indices), batch_size):
-            part = slice(start, start + batch_size)
-            yield self.sample(recipe, indices[part], labels[part], seed)
-
-
-def balanced_labels(indices: Sequence[int], num_classes: int) -> Tensor:
-    """Sample i is asked for class i mod num_classes: (B,) int64."""
-    return torch.as_tensor(list(indices), dtype=torch.int64) % max(1, num_classes)
+            part = indices[start : start + batch_size]
+            wish = asked[start : start + batch_size] if isinstance(asked, Tensor) else asked(part)
+            yield self.sample(recipe, part, wish, seed, against=against and against(part))

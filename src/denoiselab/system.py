@@ -1,6 +1,6 @@
 """The LightningModule: encode, condition, objective, log. The equations live in the parts it is given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from denoiselab import distributed
 from denoiselab.backbones.layers import blocks
-from denoiselab.conditioning import Cond
+from denoiselab.conditioning import Cond, Wishes
+from denoiselab.conditioning.wishes import numbered
 from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
 from denoiselab.objectives import Objective
@@ -45,6 +46,7 @@ class DiffusionSystem(pl.LightningModule):
         seed: int,
         flip: bool = False,
         description: dict[str, Any] | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
@@ -55,6 +57,7 @@ class DiffusionSystem(pl.LightningModule):
         self.seed = seed
         self.flip = flip
         self.description = description or {}
+        self.wishes = wishes or Wishes(pipeline.conditioner, self.description.get("num_classes", 0))
         self.ema.bind(pipeline)
         self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
         self.judged: dict[str, Figure] = {}  # the newest that steps are compared by: by name, of the same n all along
@@ -72,7 +75,9 @@ class DiffusionSystem(pl.LightningModule):
             shard(self, blocks(self.pipeline.denoiser.backbone), "training_step", self.device_mesh["data_parallel"])
             self.ema.bind(self.pipeline, partial(gathered, self))
 
-    def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Cond]:
+    def encode(self, batch: dict[str, Tensor], numbers: Sequence[int] | None = None) -> tuple[Tensor, Cond]:
+        """(x_0, condition); of test images, what is chosen at random follows from their numbers."""
+        batch = batch if numbers is None else numbered(self.pipeline.conditioner, batch, numbers)
         return self.pipeline.codec.encode(to_float(batch["image"])), self.pipeline.conditioner(batch)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -81,9 +86,12 @@ class DiffusionSystem(pl.LightningModule):
         rng = generator(self.seed, "train", batch_idx, 0, device=self.device)  # rank 0's, which all share
         if self.flip:
             batch = batch | {"image": _flipped(batch["image"], self.drawn(torch.rand, rng, n))}
+        conditioner = self.pipeline.conditioner
+        if conditioner.draws:
+            batch = batch | {"u": self.drawn(torch.rand, rng, n, conditioner.draws)}
         x0, cond = self.encode(batch)
-        if self.pipeline.conditioner.drop:
-            cond = self.pipeline.conditioner.dropped(cond, self.drawn(torch.rand, rng, n))
+        if conditioner.drop:
+            cond = conditioner.dropped(cond, self.drawn(torch.rand, rng, n, conditioner.coins))
         eps = self.drawn(torch.randn, rng, *x0.shape).to(x0.dtype)
         times, t = self.times(len(x0), batch_idx)
         losses = self.objective(self.pipeline.denoiser, x0, cond, t=t, eps=eps)
@@ -131,7 +139,7 @@ class DiffusionSystem(pl.LightningModule):
         denoiser, u = self.pipeline.denoiser, 1 - (batch["index"].cpu().double() + 0.5) * (5**0.5 - 1) / 2 % 1
         with self.ema.swapped():
             t = self.objective.time_sampler.quantile(u, denoiser.schedule)
-            x0, cond = self.encode(batch)
+            x0, cond = self.encode(batch, batch["index"].tolist())
             eps = SampleNoise(0, batch["index"].tolist(), "validation")(x0)
             figures = self.objective.figures(denoiser, x0, cond, t, eps)
         sums = [figures[name].detach().cpu().double().sum() for name in self.objective.names]

@@ -13,8 +13,8 @@ from cases import SCHEDULES, over
 from conftest import fit, point_pipeline, tiny_recipe, tiny_system
 from denoiselab.analytic import Gaussian
 from denoiselab.callbacks import PointProcess, PointScatter
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.points import Points, mixture, moons, swiss_roll
-from denoiselab.pipeline import balanced_labels
 from denoiselab.point_pictures import angle, colours, nearest, saturated, times, unit
 from denoiselab.samplers import DDIM
 from denoiselab.schedules import VE

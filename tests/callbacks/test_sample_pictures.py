@@ -11,9 +11,9 @@ from torch import Tensor
 
 from conftest import fit, tiny_pipeline, tiny_recipe, tiny_system, weights
 from denoiselab.callbacks import DenoisingStrip, SampleGrid
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.source import to_uint8
 from denoiselab.optimizers import adamw
-from denoiselab.pipeline import balanced_labels
 from denoiselab.samplers import DDIM, DDPM, Heun
 from denoiselab.spacings import LogSNR, Trailing
 from denoiselab.system import DiffusionSystem

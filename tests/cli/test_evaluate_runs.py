@@ -24,9 +24,9 @@ from PIL import Image
 from denoiselab.cli import identity, kept, main, named_runs, run_options, runs, state
 from denoiselab.cli.build import plain, recipe
 from denoiselab.cli.entry import CONF, composed
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.errors import RunError
 from denoiselab.pictures import grid
-from denoiselab.pipeline import balanced_labels
 from test_logging import records, run_record
 
 TRAINED = """

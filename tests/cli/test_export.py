@@ -14,8 +14,8 @@ from test_main import ROOT, say
 
 from denoiselab import load
 from denoiselab.cli import exports, runs
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.errors import RunError
-from denoiselab.pipeline import balanced_labels
 
 pytestmark = pytest.mark.slow
 QUICK = """

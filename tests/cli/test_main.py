@@ -162,8 +162,8 @@ def test_the_default_experiment_draws_digits_that_an_independent_classifier_read
     from sklearn.svm import SVC
 
     from denoiselab.cli import runs
+    from denoiselab.conditioning.wishes import balanced_labels
     from denoiselab.data import Digits
-    from denoiselab.pipeline import balanced_labels
 
     run = tmp_path / "run"
     words = [f"hydra.run.dir={run}", f"cache={tmp_path}", "trainer=cpu"]

@@ -21,12 +21,13 @@ from denoiselab.callbacks import LossByLogSNR
 from denoiselab.cli import build, checks, fit, guides, refusals, rules
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.cli.resume import leaves
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import to_float
 from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.guidance import Autoguidance, Classifier, Guidance
 from denoiselab.objectives import CrossEntropy
-from denoiselab.pipeline import Recipe, balanced_labels
+from denoiselab.pipeline import Recipe
 from denoiselab.samplers.sampler import precise
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files

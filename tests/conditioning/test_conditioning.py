@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from denoiselab.conditioning import ClassLabel, Cond, Unconditional
+from denoiselab.conditioning import ClassLabel, Cond, Routes, Unconditional
 
 
 def cond(n=4, offset=0.0):
@@ -16,7 +16,7 @@ def cond(n=4, offset=0.0):
 
 
 def same(a, b):
-    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
 
 
 # Cond
@@ -24,14 +24,14 @@ def same(a, b):
 
 def test_where_chooses_sample_by_sample_by_every_route():
     chosen = cond().where(torch.tensor([True, False, False, True]), cond(offset=100.0))
-    for part in chosen:
+    for part in chosen[:4]:
         assert part.reshape(len(part), -1)[:, 0].tolist() == [0, 101, 102, 3]
         assert (part == part.reshape(len(part), -1)[:, 0].reshape(-1, *[1] * (part.ndim - 1))).all()
 
 
 def test_cat_puts_one_batch_after_the_other_by_every_route():
     both = cond().cat(cond(offset=100.0))
-    for part in both:
+    for part in both[:4]:
         assert part.reshape(len(part), -1)[:, 0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
 
 
@@ -39,7 +39,7 @@ def test_a_route_not_taken_stays_so():
     nothing, vector = Cond(), Cond(vector=torch.zeros(2, 3))
     mask = torch.tensor([True, False])
     for made in (nothing.where(mask, nothing), nothing.cat(nothing)):
-        assert made == Cond(None, None, None, None)
+        assert made == Cond()
     for made in (vector.where(mask, vector), vector.cat(vector)):
         assert made.vector is not None
         assert made.concat is made.tokens is None
@@ -106,7 +106,7 @@ def test_no_condition_is_told_to_nobody_but_the_label_stays_beside_it():
     assert told[:3] == conditioner.null(told)[:3] == conditioner.dropped(told, torch.zeros(3))[:3] == (None, None, None)
     assert torch.equal(told.label, labels)
     assert conditioner.null(told).label.tolist() == [-1, -1, -1]
-    assert (conditioner.vector_dim, conditioner.drop) == (0, 0.0)
+    assert (conditioner.routes, conditioner.drop) == (Routes(), 0.0)
     assert not list(conditioner.parameters())
 
 
@@ -121,4 +121,4 @@ def test_a_dropped_sample_has_no_label_either():
 
 def test_the_width_told_to_the_backbone_is_that_of_the_vector():
     conditioner = ClassLabel(10, dim=6)
-    assert conditioner({"label": torch.arange(2)}).vector.shape[1] == conditioner.vector_dim == 6
+    assert conditioner({"label": torch.arange(2)}).vector.shape[1] == conditioner.routes.vector == 6

@@ -10,6 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
 from denoiselab.conditioning import ClassLabel
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError
 from denoiselab.metrics import (
@@ -31,7 +32,7 @@ from denoiselab.metrics import (
     trained_classifier,
 )
 from denoiselab.metrics.statistics import spread
-from denoiselab.pipeline import Generated, Pipeline, balanced_labels
+from denoiselab.pipeline import Generated, Pipeline
 from denoiselab.samplers import Heun
 from denoiselab.spacings import LogSNR
 from gathered import same, without_times
@@ -60,9 +61,9 @@ class PerfectPipeline(nn.Module):
         self.images, self.labels = source.test.images[order], source.test.labels[order]
         self.device = torch.device("cpu")
 
-    def generate(self, recipe, indices, labels, seed, batch_size):
+    def generate(self, recipe, indices, asked, seed, batch_size):
         for part in torch.tensor(list(indices)).split(batch_size):
-            yield Generated(self.images[part], self.labels[part], part.tolist(), 1)
+            yield Generated(self.images[part], {"label": self.labels[part]}, part.tolist(), 1)
 
 
 class Counting(Projection):

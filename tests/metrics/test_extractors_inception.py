@@ -92,9 +92,9 @@ class Shown(nn.Module):
         super().__init__()
         self.images, self.conditioner, self.device = source.test.images, Unconditional(), torch.device("cpu")
 
-    def generate(self, recipe, indices, labels, seed, batch_size):
+    def generate(self, recipe, indices, asked, seed, batch_size):
         for part in torch.tensor(list(indices)).split(batch_size):
-            yield Generated(self.images[part], torch.zeros(len(part), dtype=torch.int64), part.tolist(), 1)
+            yield Generated(self.images[part], {"label": torch.zeros(len(part), dtype=torch.int64)}, part.tolist(), 1)
 
 
 def saved(images: Tensor, folder: Path) -> str:

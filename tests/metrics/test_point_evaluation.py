@@ -29,9 +29,9 @@ class Given(nn.Module):
         super().__init__()
         self.conditioner, self.points = Unconditional(), points
 
-    def generate(self, recipe, indices, labels, seed, batch_size):
+    def generate(self, recipe, indices, asked, seed, batch_size):
         for part in torch.tensor(list(indices)).split(batch_size):
-            yield Generated(self.points[part], labels[: len(part)], part.tolist(), 1)
+            yield Generated(self.points[part], asked(part.tolist()), part.tolist(), 1)
 
 
 def cloud(n: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,6 @@ from denoiselab import distributed
 from denoiselab.callbacks.logging import log_figures
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.metrics import Evaluation, PointEvaluation
-from denoiselab.pipeline import balanced_labels
 from denoiselab.progress import console
 from denoiselab.system import DiffusionSystem, Figure
 
@@ -97,8 +96,7 @@ class Evaluate(Periodic):
     def _seconds_a_batch(self, system: DiffusionSystem) -> float:
         """Of the slowest rank, in whole microseconds."""
         indices, started = range(self.batch_size), time.monotonic()
-        labels = balanced_labels(indices, system.description["num_classes"])
-        system.pipeline.sample(system.recipe, indices, labels, self.seed)
+        system.pipeline.sample(system.recipe, indices, system.wishes(indices), self.seed)
         return distributed.all_max(max(1, int(1e6 * (time.monotonic() - started)))) / 1e6
 
     def state_dict(self) -> dict[str, Any]:

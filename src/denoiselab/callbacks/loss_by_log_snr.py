@@ -78,7 +78,7 @@ class LossByLogSNR(pl.Callback):
     def _errors(self, system: DiffusionSystem, source: Source, indices: Sequence[int], t: Tensor) -> Tensor:
         """(eps_mse, loss) of these images at each of their times, t: (n, levels): float64 (B, levels, 2)."""
         batch = {key: value.to(system.device) for key, value in source.test.__getitems__(indices).items()}
-        (x0, cond), made = system.encode(batch), []
+        (x0, cond), made = system.encode(batch, indices), []
         for level, times in enumerate(t[list(indices)].T):
             eps = SampleNoise(0, indices, f"log-SNR {level}")(x0)
             figures = system.objective.figures(system.pipeline.denoiser, x0, cond, times, eps)

@@ -13,10 +13,11 @@ from torch import Tensor
 from denoiselab.callbacks.logging import log_animation, log_picture, run_folder
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.callbacks.samples import caption
+from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.points import Points
 from denoiselab.denoiser import Prediction
 from denoiselab.pictures import write_png
-from denoiselab.pipeline import Generated, Pipeline, balanced_labels
+from denoiselab.pipeline import Generated, Pipeline
 from denoiselab.point_pictures import (
     Panel,
     animation,
@@ -44,7 +45,7 @@ def _points(trainer: pl.Trainer) -> Points:
 
 def _labels(pipeline: Pipeline, labels: Tensor) -> Tensor | None:
     """The classes asked for, where the model was told them."""
-    return labels if pipeline.conditioner.vector_dim else None
+    return labels if pipeline.conditioner.asks_class else None
 
 
 class PointScatter(Periodic):

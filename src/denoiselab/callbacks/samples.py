@@ -10,7 +10,6 @@ from denoiselab.callbacks.periodic import Periodic
 from denoiselab.data.source import to_uint8
 from denoiselab.denoiser import Prediction
 from denoiselab.pictures import grid, write_png
-from denoiselab.pipeline import balanced_labels
 from denoiselab.samplers import Step
 from denoiselab.system import DiffusionSystem
 
@@ -32,13 +31,13 @@ class SampleGrid(Periodic):
 
     def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
         mine = distributed.share(self.n, self.batch_size)
-        labels = balanced_labels(mine, system.description["num_classes"])
         with system.ema.swapped():
-            batches = list(system.pipeline.generate(system.recipe, mine, labels, self.seed, self.batch_size))
-        empty = torch.empty(0, *system.description["image_shape"], dtype=torch.uint8)
-        images = distributed.collect(torch.cat([empty, *(b.images for b in batches)]), mine, self.n)
+            batches = list(system.pipeline.generate(system.recipe, mine, system.wishes, self.seed, self.batch_size))
+        empty = torch.empty(0, system.pipeline.views, *system.pipeline.image_shape, dtype=torch.uint8)
+        rows = torch.cat([empty, *map(system.pipeline.explained, batches)])
+        images = distributed.collect(rows, mine, self.n)
         if trainer.is_global_zero:
-            picture = grid(images, self.columns)
+            picture = grid(images.flatten(0, 1), max(1, self.columns // images.shape[1]) * images.shape[1])
             write_png(picture, run_folder(trainer) / "samples" / f"step_{trainer.global_step}.png")
             log_picture(trainer, "samples", picture, caption(trainer, system, self.seed, batches[0].evaluations))
 
@@ -63,11 +62,10 @@ class DenoisingStrip(Periodic):
                 predictions.append(to_uint8(pipeline.codec.decode(prediction.x0).nan_to_num()).cpu())
 
         indices = range(self.n)
-        labels = balanced_labels(indices, system.description["num_classes"])
         with system.ema.swapped():  # all ranks, which may have to gather the weights
             if not trainer.is_global_zero:
                 return
-            generated = pipeline.sample(system.recipe, indices, labels, self.seed, watch)
+            generated = pipeline.sample(system.recipe, indices, system.wishes(indices), self.seed, watch)
         picture = grid(_rows(states, predictions), len(states))
         write_png(picture, run_folder(trainer) / "samples" / f"denoising_{trainer.global_step}.png")
         said = caption(trainer, system, self.seed, generated.evaluations)

@@ -10,9 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.cli import rules
-from denoiselab.data.source import Source
+from denoiselab.conditioning import Routes
+from denoiselab.data.source import Facts, Source
 from denoiselab.denoiser import Denoiser
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.metrics.classifier import check_labels
 from denoiselab.metrics.evaluation import Evaluation, check_figures
 from denoiselab.metrics.figures import Figure
@@ -29,29 +30,60 @@ def plain(cfg: DictConfig) -> Any:
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
 
 
-def pipeline(cfg: DictConfig, image_shape: tuple[int, ...], num_classes: int) -> Pipeline:
+def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
     """The model of a run with freshly drawn weights, the same for the same seed. Raises ConfigError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(cfg.seed, "weights"))
-        codec = instantiate(cfg.codec)
-        conditioner = instantiate(cfg.conditioning, **_classes(cfg.conditioning, num_classes))
+        codec = instantiate(informed(cfg.codec, facts), _convert_="all")
+        shape = codec.latent_shape(facts.shape)
+        conditioner = instantiate(informed(cfg.conditioning, facts, latent=shape), _convert_="all")
+        _check_routes(cfg, conditioner.routes)
         learns_variance = cfg.loss.get("variance") == "learned"
         backbone = instantiate(
-            cfg.backbone,
-            shape=list(codec.latent_shape(image_shape)),
-            cond_dim=conditioner.vector_dim,
+            informed(cfg.backbone, facts),
+            shape=list(shape),
+            cond_dim=conditioner.routes.vector,
             outputs=2 if learns_variance else 1,
-            **_classes(cfg.backbone, num_classes),
+            **{key: dim for key, dim in _more_routes(conditioner.routes).items() if dim},
             _convert_="all",
         )
         schedule, parameterization = instantiate(cfg.schedule), instantiate(cfg.parameterization)
         denoiser = Denoiser(backbone, schedule, parameterization, learns_variance)
-        return Pipeline(denoiser, conditioner, codec, image_shape)
+        return Pipeline(denoiser, conditioner, codec, facts.shape)
 
 
-def _classes(part: DictConfig, num_classes: int) -> dict[str, int]:
-    """What a part that asks for the number of classes is told: that of the data, unless it says one itself."""
-    return {"num_classes": num_classes} if "num_classes" in part and part.num_classes is None else {}
+def informed(part: DictConfig, facts: Facts, latent: tuple[int, ...] = ()) -> Any:
+    """A part, and the parts within it, with what they ask of the data by a key that is null: unless it says it itself.
+
+    num_classes, class_names, image_shape; latent_shape, that of what is diffused.
+    """
+    told = {
+        "num_classes": len(facts.class_names),
+        "class_names": list(facts.class_names),
+        "image_shape": list(facts.shape),
+        "latent_shape": list(latent),
+    }
+    return OmegaConf.create(_filled(plain(part), told))
+
+
+def _filled(node: Any, told: dict[str, Any]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {key: told[key] if value is None and key in told else _filled(value, told) for key, value in node.items()}
+
+
+def _more_routes(routes: Routes) -> dict[str, int]:
+    return {"concat_dim": routes.concat, "token_dim": routes.tokens}
+
+
+def _check_routes(cfg: DictConfig, routes: Routes) -> None:
+    """Raises IncompatibleError for a network that has no ears for what it is told."""
+    network = str(cfg.backbone["_target_"]).rpartition(".")[2]
+    if (routes.concat or routes.tokens) and network in ("MLP", "ReLUMLP", "Encoder"):
+        raise IncompatibleError(
+            f"backbone={network.lower()} is told vectors, and this conditioning tells "
+            f"{'channels' if routes.concat else 'tokens'}; take backbone=unet or dit"
+        )
 
 
 class Parts(NamedTuple):
@@ -76,7 +108,7 @@ def parts(cfg: DictConfig) -> Parts:
         )
     if cfg.metrics and "extractor" in cfg.metrics:
         _check_figures(cfg, source)
-    made = pipeline(cfg, source.shape, source.num_classes)
+    made = pipeline(cfg, source.facts)
     if cfg.likelihood:
         check_likelihood(made)
     return Parts(source, made, objective(cfg, made.denoiser), recipe(cfg))

@@ -22,11 +22,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.cli import build, exports, identity, kept, resume, run_options, runs, state, wandb_runs
+from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError, Interrupted, RunError
 from denoiselab.pictures import grid, write_png
-from denoiselab.pipeline import Pipeline, Recipe, balanced_labels
+from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.point_pictures import beside
 from denoiselab.progress import console, idle
 
@@ -139,13 +140,15 @@ def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, fol
     if path.exists():  # of an evaluation that is gone on with
         return
     indices = range(min(most, cfg.n or len(data.test)))
-    labels = balanced_labels(indices, data.num_classes)
-    made = torch.cat([b.images for b in pipeline.generate(recipe, indices, labels, cfg.seed, cfg.batch_size)])
+    wishes = Wishes(pipeline.conditioner, data.num_classes, data.test)
+    batches = list(pipeline.generate(recipe, indices, wishes, cfg.seed, cfg.batch_size))
     if isinstance(data, Points):
-        told = labels if pipeline.conditioner.vector_dim else None
+        made, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
+        told = labels if pipeline.conditioner.asks_class else None
         write_png(beside(data, data.in_plane(made), told), path)
     else:
-        write_png(grid(made, COLUMNS), path)
+        rows = torch.cat([pipeline.explained(batch) for batch in batches])
+        write_png(grid(rows.flatten(0, 1), COLUMNS // pipeline.views * pipeline.views), path)
 
 
 @contextmanager

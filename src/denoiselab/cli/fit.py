@@ -23,6 +23,7 @@ from denoiselab.checkpoint_io import WholeFiles
 from denoiselab.cli import build, loggers, ranks, resume, runs
 from denoiselab.cli.build import Parts
 from denoiselab.cli.train import Resumed
+from denoiselab.conditioning import Wishes
 from denoiselab.data import ImageDataModule
 from denoiselab.errors import ConfigError, Interrupted
 from denoiselab.files import step_of
@@ -105,6 +106,7 @@ def make_system(cfg: DictConfig, parts: Parts) -> DiffusionSystem:
             "num_classes": parts.source.num_classes,
             "class_names": list(parts.source.class_names),
         },
+        Wishes(parts.pipeline.conditioner, parts.source.num_classes, parts.source.test),
     )
 
 

@@ -39,6 +39,10 @@ class ClassifierGuide(_Guide):
 class WeakGuide(_Guide):
     def __call__(self, x_t: Tensor, t: Tensor, schedule: Schedule, label: Tensor | None) -> Prediction:
         conditioner = self.pipeline.conditioner
+        if conditioner.sees:
+            raise RunError(
+                "guidance.weak.run is told more than a class, which autoguidance cannot tell it; take guidance=cfg"
+            )
         if label is None:  # the model that is guided is told nothing, and so is this one
             cond = conditioner.null(conditioner({"label": torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)}))
         else:

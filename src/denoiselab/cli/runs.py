@@ -16,7 +16,7 @@ from denoiselab.backbones import Encoder
 from denoiselab.cli import averages, build, exports
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Unconditional
-from denoiselab.data.source import to_float
+from denoiselab.data.source import Facts, to_float
 from denoiselab.denoiser import Denoiser
 from denoiselab.ema import Weights
 from denoiselab.errors import ConfigError, RunError
@@ -148,7 +148,7 @@ def _exported(
 def _built(about: dict[str, Any], weights: Weights, path: Path) -> tuple[Pipeline, DictConfig]:
     try:
         cfg = OmegaConf.create(about["config"])
-        pipeline = build.pipeline(cfg, tuple(about["image_shape"]), about["num_classes"])
+        pipeline = build.pipeline(cfg, Facts(tuple(about["image_shape"]), tuple(about["class_names"])))
         pipeline.load_state_dict(weights)
     except Exception as error:
         raise RunError(f"{path} is of another version of denoiselab ({exports.short(error)}){_others(path)}") from error

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from denoiselab.cli import build, runs
 from denoiselab.cli.inversions import invert_images
+from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
 from denoiselab.pictures import grid, write_png
@@ -30,19 +31,22 @@ def run(cfg: DictConfig) -> None:
         runs.write_json(facts, folder / "sample.json")
         runs.conclude(f"mean error {figures['error']:.4f} of images in [-1, 1]", {}, [folder / "grid.png"])
         return
-    labels = _labels(cfg, about["num_classes"])
-    images = []
+    classes = _classes(cfg, about["num_classes"])
+    source = instantiate(trained.data) if pipeline.conditioner.sees else None
+    wishes = Wishes(pipeline.conditioner, about["num_classes"], source and source.test, classes)
+    batches = []
     what = "points" if len(pipeline.image_shape) == 1 else "images"
     with track(f"generating {cfg.n} {what}", cfg.n) as advance:
-        for batch in pipeline.generate(recipe, range(cfg.n), labels, cfg.seed, cfg.batch_size):
-            images.append(batch.images)
+        for batch in pipeline.generate(recipe, range(cfg.n), wishes, cfg.seed, cfg.batch_size):
+            batches.append(batch)
             advance(len(batch.images))
-    whole = torch.cat(images)
+    whole, labels = torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
     if what == "points":
-        told = labels if pipeline.conditioner.vector_dim else None
+        told = labels if pipeline.conditioner.asks_class else None
         made = _write_points(whole, told, instantiate(trained.data), folder)
     else:
-        made = _write_images(whole, about["num_classes"], folder)
+        explained = torch.cat([pipeline.explained(batch) for batch in batches])
+        made = _write_images(whole, explained, about["num_classes"], folder)
     facts = {
         **about["origin"],
         "n": cfg.n,
@@ -56,12 +60,13 @@ def run(cfg: DictConfig) -> None:
     runs.conclude(f"{cfg.n} {what}, {batch.evaluations} network evaluations each", {}, made)
 
 
-def _write_images(images: Tensor, num_classes: int, folder: Path) -> list[Path]:
-    """The grid, which is what is told of, and each image by itself."""
+def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: Path) -> list[Path]:
+    """The grid, which is what is told of, with what was told beside each image; and each image by itself."""
     for index, image in enumerate(images):
         write_png(grid(image[None], 1, zoom=False), folder / "images" / f"{index:05d}.png")
     columns = num_classes if len(images) >= 2 * num_classes > 2 else round(len(images) ** 0.5)
-    write_png(grid(images, min(16, max(1, columns))), folder / "grid.png")
+    views = explained.shape[1]
+    write_png(grid(explained.flatten(0, 1), max(1, min(16, columns) // views) * views), folder / "grid.png")
     return [folder / "grid.png"]
 
 
@@ -72,10 +77,10 @@ def _write_points(points: Tensor, labels: Tensor | None, source: Points, folder:
     return [folder / "points.png", folder / "points.npy"]
 
 
-def _labels(cfg: DictConfig, num_classes: int) -> torch.Tensor:
-    """The wanted classes, round and round: (n,)."""
+def _classes(cfg: DictConfig, num_classes: int) -> list[int]:
+    """The wanted classes, which are asked for round and round."""
     wanted = list(range(max(1, num_classes))) if cfg.classes is None else list(cfg.classes)
     if not wanted or not all(type(c) is int and 0 <= c < max(1, num_classes) for c in wanted):
         known = f"which are the numbers 0 to {num_classes - 1}" if num_classes else "of which there are none"
         raise ConfigError(f"classes={wanted} is not a list of this model's classes, {known}")
-    return torch.tensor([wanted[i % len(wanted)] for i in range(cfg.n)])
+    return wanted

@@ -1,6 +1,26 @@
 """Conditioning: Cond is what a network is told, a Conditioner makes it from a batch."""
 
-from denoiselab.conditioning.cond import Cond
-from denoiselab.conditioning.conditioner import ClassLabel, Conditioner, Unconditional
+from denoiselab.conditioning.cond import Cond, Routes
+from denoiselab.conditioning.conditioner import (
+    ClassLabel,
+    Conditioner,
+    Judges,
+    Keeps,
+    Plain,
+    Shows,
+    Unconditional,
+)
+from denoiselab.conditioning.wishes import Wishes
 
-__all__ = ["ClassLabel", "Cond", "Conditioner", "Unconditional"]
+__all__ = [
+    "ClassLabel",
+    "Cond",
+    "Conditioner",
+    "Judges",
+    "Keeps",
+    "Plain",
+    "Routes",
+    "Shows",
+    "Unconditional",
+    "Wishes",
+]

@@ -6,19 +6,29 @@ import torch
 from torch import Tensor
 
 
+class Routes(NamedTuple):
+    """How wide each route is; 0: nothing comes by it."""
+
+    vector: int = 0  # D of Cond.vector
+    concat: int = 0  # C of Cond.concat
+    tokens: int = 0  # D of Cond.tokens
+
+
 class Cond(NamedTuple):
     vector: Tensor | None = None  # (B, D), added to the time embedding
     concat: Tensor | None = None  # (B, C, H, W), appended to the channels of x_t
     tokens: Tensor | None = None  # (B, L, D), attended to
     label: Tensor | None = None  # int64 (B,), -1: none; for exact denoisers and classifiers, networks do not see it
+    mask: Tensor | None = None  # bool (B, L), the tokens that are there, at least one of each sample; None: all
+    parts: "tuple[Cond, ...]" = ()  # what it was made of, where it was made of several
 
     def where(self, mask: Tensor, other: "Cond") -> "Cond":
-        """This condition where mask: (B,) is true, the other one elsewhere; sample by sample."""
-        return Cond(*(_where(mask, a, b) for a, b in zip(self, other, strict=True)))
+        """This condition where mask: (B,) is true, the other one elsewhere; sample by sample. Without parts."""
+        return Cond(*[_where(mask, a, b) for a, b in zip(self[:-1], other[:-1], strict=True)])  # type: ignore[arg-type]
 
     def cat(self, other: "Cond") -> "Cond":
-        """Both batches, one after the other."""
-        return Cond(*(_cat(a, b) for a, b in zip(self, other, strict=True)))
+        """Both batches, one after the other. Without parts."""
+        return Cond(*[_cat(a, b) for a, b in zip(self[:-1], other[:-1], strict=True)])  # type: ignore[arg-type]
 
 
 def _cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:

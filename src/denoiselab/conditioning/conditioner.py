@@ -1,57 +1,103 @@
-"""Conditioners: from what a batch says to what the network is told, and to telling it nothing."""
+"""Conditioners: from what a batch says to what the network is told, and to telling it nothing.
+
+A condition is a function of the batch alone. What it chooses at random, such as a mask or the wording of a caption, it
+makes of the uniform numbers batch["u"], which the trainer draws for a step and everyone else for an image's number.
+"""
 
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from denoiselab.conditioning.cond import Cond
+from denoiselab.conditioning.cond import Cond, Routes
+from denoiselab.data.source import Batch
 
 
 class Conditioner(nn.Module, ABC):
-    """`vector_dim` is the width of Cond.vector, 0 for none; `drop` the share of samples trained without condition."""
+    """What it is, as attributes:
 
-    vector_dim: int
+    routes: how wide what it tells is; drop: the share of samples trained without condition; coins: how many conditions
+    are dropped each by itself; sees: the keys of the batch, beside "label", that it cannot do without; draws: how many
+    uniform numbers it wants of each sample, as batch["u"]: (B, draws); asks_class: whether an image that does as it is
+    told is of the class batch["label"].
+    """
+
+    routes: Routes
     drop: float
+    coins: int = 1
+    sees: tuple[str, ...] = ()
+    draws: int = 0
+    asks_class: bool = False
 
     @abstractmethod
-    def forward(self, batch: dict[str, Tensor]) -> Cond:
+    def forward(self, batch: Batch) -> Cond:
         """The condition of a batch of B samples."""
 
     @abstractmethod
     def null(self, cond: Cond) -> Cond:
         """No condition, for a batch like that of `cond`."""
 
+    @abstractmethod
     def dropped(self, cond: Cond, u: Tensor) -> Cond:
-        """`cond`, but none where u: (B,), uniform in [0, 1), is below `drop`: guidance has its unconditional half."""
-        if self.drop == 0 or all(part is None for part in cond):
-            return cond
-        return self.null(cond).where(u < self.drop, cond)
+        """`cond`, but none where u: (B, coins) or (B,), uniform in [0, 1), is below `drop`: for guidance."""
 
 
-class Unconditional(Conditioner):
+class Plain(Conditioner, ABC):
+    """One condition, told or not."""
+
+    def dropped(self, cond: Cond, u: Tensor) -> Cond:
+        return self.null(cond).where(u.reshape(len(u), -1)[:, 0] < self.drop, cond) if self.drop else cond
+
+
+class Judges(ABC):
+    """A conditioner that can tell how well images do as they are told."""
+
+    @abstractmethod
+    def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Figures, float (B,) each, of uint8 images: (B, C, H, W); all on the CPU."""
+
+
+class Shows(ABC):
+    """A conditioner of which there is something to see."""
+
+    @abstractmethod
+    def shown(self, batch: Batch) -> Tensor:
+        """Pictures of what is told, uint8, of the shape of the images: (B, C, H, W)."""
+
+
+class Keeps(ABC):
+    """A conditioner that gives some of the pixels as they are to be."""
+
+    @abstractmethod
+    def kept(self, batch: Batch) -> Tensor:
+        """bool (B, 1, H, W): where the image is batch["image"]."""
+
+
+class Unconditional(Plain):
     """Tells the network nothing; the label stays beside it, for a classifier that guides or is trained."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.vector_dim, self.drop = 0, 0.0
+        self.routes, self.drop = Routes(), 0.0
 
-    def forward(self, batch: dict[str, Tensor]) -> Cond:
+    def forward(self, batch: Batch) -> Cond:
         return Cond(label=batch["label"])
 
     def null(self, cond: Cond) -> Cond:
         return Cond(label=unlabelled(cond.label))
 
 
-class ClassLabel(Conditioner):
+class ClassLabel(Plain):
     """batch["label"]: (B,) in 0 ... num_classes - 1 -> a learned vector (B, dim); the null vector is learned too."""
+
+    asks_class = True
 
     def __init__(self, num_classes: int, dim: int = 128, drop: float = 0.1) -> None:
         super().__init__()
-        self.vector_dim, self.drop, self.num_classes = dim, drop, num_classes
+        self.routes, self.drop, self.num_classes = Routes(vector=dim), drop, num_classes
         self.embedding = nn.Embedding(num_classes + 1, dim)
 
-    def forward(self, batch: dict[str, Tensor]) -> Cond:
+    def forward(self, batch: Batch) -> Cond:
         return Cond(vector=self.embedding(batch["label"]), label=batch["label"])
 
     def null(self, cond: Cond) -> Cond:

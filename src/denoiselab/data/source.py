@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -59,6 +59,13 @@ class InMemory(ImageSet):
         return {"image": self.images[index], "label": self.labels[index]}
 
 
+class Facts(NamedTuple):
+    """What a model is built from."""
+
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+
 class Source(ABC):
     """A data set. Constructing one checks its arguments and paths; pixels are read at the first use of a split.
 
@@ -86,6 +93,10 @@ class Source(ABC):
     def num_classes(self) -> int:
         """0 when unlabelled."""
         return len(self.class_names)
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(tuple(self.shape), tuple(self.class_names))
 
     @cached_property
     def fingerprint(self) -> str:

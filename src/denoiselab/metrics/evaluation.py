@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab import distributed
+from denoiselab.conditioning import Judges, Wishes
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
 from denoiselab.guidance import Classifier as GuidedByClassifier
 from denoiselab.metrics.classifier import Classifier
 from denoiselab.metrics.extractor import Extractor
-from denoiselab.metrics.figures import FID, ClassAccuracy, Figure, Reference
+from denoiselab.metrics.figures import FID, AsTold, ClassAccuracy, Figure, Reference
 from denoiselab.metrics.generation import Generation
-from denoiselab.metrics.real import Real
+from denoiselab.metrics.real import BATCH, Real
 from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.progress import console
 
-DEFAULT: Mapping[str, Figure] = {"fid": FID(), "class_accuracy": ClassAccuracy()}
+DEFAULT: Mapping[str, Figure] = {"fid": FID(), "class_accuracy": ClassAccuracy(), "as_told": AsTold()}
 
 
 def check_figures(figures: Mapping[str, Figure]) -> None:
@@ -107,9 +108,10 @@ class Evaluation:
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
         about = (self.source.fingerprint, self.extractor.name, self.extractor.digest, self.keep, self.needs)
-        generation = Generation(pipeline, recipe, n, self.source.num_classes, seed, batch_size, saved, about)
+        wishes = Wishes(pipeline.conditioner, self.source.num_classes, self.source.test)
+        generation = Generation(pipeline, recipe, n, wishes, seed, batch_size, saved, about)
         self.extractor.to(pipeline.device)
-        floor = self.floor(n)
+        floor = self.floor(n) | self._judged_real(wishes, n)
         headline = next((f.headline for f in self.figures.values() if f.headline in floor), None)
         if headline is None:
             raise ConfigError(
@@ -119,7 +121,7 @@ class Evaluation:
         self._warn(n)
         found = self._figures(self._gathered(generation), self.reference(n))
         figures: dict[str, Any] = {"headline": headline} | found
-        figures |= {"floor" if name == headline else f"floor.{name}": floor[name] for name in found}
+        figures |= {"floor" if name == headline else f"floor.{name}": floor[name] for name in found if name in floor}
         figures |= {
             "n": n,
             "floor_n": min(n, len(self.source.test)),
@@ -147,7 +149,19 @@ class Evaluation:
         judged = self.extractor.knows_classes and _asked(generation.pipeline, generation.recipe)
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
+            if isinstance(generation.pipeline.conditioner, Judges):
+                samples.judge(generation.pipeline.conditioner.judge(batch.images, batch.asked))
         return samples.reduced(self.source.train)
+
+    def _judged_real(self, wishes: Wishes, n: int) -> dict[str, float]:
+        """How well the first n test images do what is asked of samples 0 ... n - 1: what they show was asked for."""
+        if not isinstance(wishes.conditioner, Judges) or not wishes.conditioner.sees:
+            return {}
+        found = Statistics(n)
+        for start in range(0, min(n, len(self.source.test)), BATCH):
+            asked = wishes(range(start, min(n, start + BATCH, len(self.source.test))))
+            found.judge(wishes.conditioner.judge(asked["image"], asked))
+        return found.told
 
     def _warn(self, n: int) -> None:
         """Once for each n, where FID is found and there are too few images for a covariance of full rank."""
@@ -167,5 +181,5 @@ class Evaluation:
 def _asked(pipeline: Pipeline, recipe: Recipe) -> bool:
     """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides."""
     guided = isinstance(recipe.guidance, GuidedByClassifier) and recipe.guidance.scale != 0
-    told = bool(pipeline.conditioner.vector_dim) or getattr(pipeline.denoiser, "classes", None) is not None
+    told = pipeline.conditioner.asks_class or getattr(pipeline.denoiser, "classes", None) is not None
     return told or guided

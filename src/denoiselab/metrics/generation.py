@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from denoiselab import distributed
+from denoiselab.conditioning import Wishes
 from denoiselab.files import replacing
 from denoiselab.metrics.cache import read
-from denoiselab.pipeline import Generated, Pipeline, Recipe, balanced_labels
+from denoiselab.pipeline import Generated, Pipeline, Recipe
 from denoiselab.progress import track
 
 EVERY = 20.0  # seconds between two writes
@@ -28,7 +29,7 @@ class Gathered(Protocol):
 
 
 class Generation:
-    """This rank's part of samples 0 ... n - 1 of a seed, balanced over the classes.
+    """This rank's part of samples 0 ... n - 1 of a seed, each of which is asked for what its number says.
 
     saved: the file, None for none; on several ranks each has one of its own. about: what else than the samples what is
     gathered depends on; a file of other samples or other things is not read. After the last batch, `evaluations` (NFE),
@@ -41,7 +42,7 @@ class Generation:
         pipeline: Pipeline,
         recipe: Recipe,
         n: int,
-        num_classes: int,
+        wishes: Wishes,
         seed: int,
         batch_size: int,
         saved: Path | None = None,
@@ -49,17 +50,17 @@ class Generation:
     ) -> None:
         self.pipeline, self.recipe, self.n, self.seed, self.batch_size = pipeline, recipe, n, seed, batch_size
         self.indices = distributed.share(n, batch_size)
-        self.labels = balanced_labels(self.indices, num_classes)
+        self.wishes = wishes
         self.saved = saved
-        self.key = "" if saved is None else self._key((n, num_classes, seed, batch_size, about))
+        self.key = "" if saved is None else self._key((n, wishes.num_classes, seed, batch_size, about))
         self.done, self.evaluations, self.sampling_seconds = 0, 0, 0.0
         self.started = self.written = time.monotonic()
 
     def into(self, gathered: Gathered, description: str) -> Iterator[Generated]:
         """The batches that are not yet in `gathered`, which the caller adds them to."""
         self._go_on(gathered)
-        rest = slice(self.done, None)
-        batches = self.pipeline.generate(self.recipe, self.indices[rest], self.labels[rest], self.seed, self.batch_size)
+        rest = self.indices[self.done :]
+        batches = self.pipeline.generate(self.recipe, rest, self.wishes, self.seed, self.batch_size)
         with track(description, len(self.indices), quiet=distributed.rank() > 0) as advance:
             advance(self.done)
             while (batch := self._timed(batches)) is not None:

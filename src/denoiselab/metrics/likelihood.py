@@ -18,6 +18,7 @@ from torch import Tensor
 from denoiselab import distributed
 from denoiselab.backbones import Encoder
 from denoiselab.codecs import Identity
+from denoiselab.conditioning.wishes import numbered
 from denoiselab.data.source import Source, to_float
 from denoiselab.errors import ConfigError, IncompatibleError, RunError
 from denoiselab.likelihood import Likelihood, Nats
@@ -109,6 +110,7 @@ class LikelihoodEvaluation:
 
     def _nats(self, pipeline: Pipeline, indices: Sequence[int]) -> Nats:
         batch = {key: value.to(pipeline.device) for key, value in self.source.test.__getitems__(indices).items()}
+        batch = numbered(pipeline.conditioner, batch, indices)
         x0, cond = pipeline.codec.encode(to_float(batch["image"])), pipeline.conditioner(batch)
         denoiser = pipeline.denoiser
         return self.method(lambda x_t, t: denoiser(x_t, t, cond), denoiser.schedule, x0, indices, self.quantised)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from denoiselab import distributed
+from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.generation import Generation
@@ -91,8 +92,8 @@ class PointEvaluation:
         n = self.size(n)
         if n < 2:
             raise ConfigError(f"metrics.n={n}: a distance of distributions needs at least 2 points, and some hundreds")
-        about = self.source.fingerprint
-        generation = Generation(pipeline, recipe, n, self.source.num_classes, seed, batch_size, saved, about)
+        about, wishes = self.source.fingerprint, Wishes(pipeline.conditioner, self.source.num_classes)
+        generation = Generation(pipeline, recipe, n, wishes, seed, batch_size, saved, about)
         gathered = Gathered(self.source.shape)
         for batch in generation.into(gathered, f"generating {n} points"):
             gathered.update(batch.images)

@@ -9,7 +9,7 @@ in the one that `spread` gives.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +81,12 @@ class Statistics:
         if judged and looked.logits is not None:
             self._add("right", (looked.logits.argmax(1).cpu() == labels.cpu()).sum())
 
+    def judge(self, figures: Mapping[str, Tensor]) -> None:
+        """Adds how well images do as they are told, float (B,) each."""
+        for name, values in figures.items():
+            values = values.detach().cpu().double()
+            self._add(f"told.{name}", torch.stack([values.sum(), torch.tensor(float(len(values)))]))
+
     def reduced(self, train: ImageSet | None = None) -> "Statistics":
         """The statistics of all ranks together; where distances are needed, to the images of `train`."""
         whole, sums = Statistics(self.n, self.keep, self.needs), dict(self.sums)
@@ -135,6 +141,12 @@ class Statistics:
     def right(self) -> int | None:
         """How many are of the class that they should be; None where nobody can say."""
         return int(self.sums["right"]) if "right" in self.sums else None
+
+    @property
+    def told(self) -> dict[str, float]:
+        """The mean of each figure of how well images do as they are told."""
+        sums = {name.removeprefix("told."): value for name, value in self.sums.items() if name.startswith("told.")}
+        return {name: float(total / count) for name, (total, count) in sums.items()}
 
     @property
     def distances(self) -> Tensor | None:

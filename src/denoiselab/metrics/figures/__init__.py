@@ -1,6 +1,6 @@
 """The figures of a set of images, one or several of a kind a class."""
 
-from denoiselab.metrics.figures.class_accuracy import ClassAccuracy
+from denoiselab.metrics.figures.class_accuracy import AsTold, ClassAccuracy
 from denoiselab.metrics.figures.cmmd import CMMD
 from denoiselab.metrics.figures.fid import FID, SpatialFID
 from denoiselab.metrics.figures.figure import Figure, Reference
@@ -15,6 +15,7 @@ __all__ = [
     "FID",
     "KID",
     "MMD",
+    "AsTold",
     "ClassAccuracy",
     "DensityCoverage",
     "Figure",

@@ -12,3 +12,11 @@ class ClassAccuracy(Figure):
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
         return {} if generated.right is None else {"class_accuracy": generated.right / generated.n}
+
+
+@final
+class AsTold(Figure):
+    """What the model's own condition says of that, by names of its own: the error on known pixels, and others."""
+
+    def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
+        return generated.told

@@ -1,0 +1,64 @@
+"""What samples are asked for: a function of a sample's number, so that all runs are asked the same."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from denoiselab.conditioning.conditioner import Conditioner
+from denoiselab.data.source import Batch, ImageSet
+from denoiselab.errors import RunError
+from denoiselab.randomness import generator
+
+
+class Wishes:
+    """Sample i is asked for class i mod num_classes, or in turn for one of `classes`; where the conditioner sees more
+    than that, for what image i of `images` says, which begin again after the last.
+
+    Of texts those are asked for that were not trained on: batch["unseen"], bool (B,), is true.
+    """
+
+    def __init__(
+        self,
+        conditioner: Conditioner,
+        num_classes: int,
+        images: ImageSet | None = None,
+        classes: Sequence[int] | None = None,
+    ) -> None:
+        self.conditioner, self.images = conditioner, images
+        self.num_classes, self.classes = num_classes, classes
+
+    def __call__(self, indices: Sequence[int]) -> Batch:
+        """Raises RunError where there are no images to say what is asked for."""
+        if not self.conditioner.sees:
+            place = balanced_labels(indices, self.num_classes if self.classes is None else len(self.classes))
+            wish = {"label": place if self.classes is None else torch.tensor(self.classes)[place]}
+        elif self.images is None:
+            raise RunError("this model is told something of an image, and there are none here; give data.root")
+        else:
+            wish = self.images.__getitems__([i % len(self.images) for i in indices])
+        wish["unseen"] = torch.ones(len(indices), dtype=torch.bool)
+        return numbered(self.conditioner, wish, indices)
+
+
+def balanced_labels(indices: Sequence[int], num_classes: int) -> Tensor:
+    """Sample i is asked for class i mod num_classes: (B,) int64."""
+    return torch.as_tensor(list(indices), dtype=torch.int64) % max(1, num_classes)
+
+
+def numbered(conditioner: Conditioner, batch: Batch, numbers: Sequence[int]) -> Batch:
+    """The batch with what the conditioner chooses at random, batch["u"], made of the images' numbers alone."""
+    if not conditioner.draws:
+        return batch
+    rows = [torch.rand(conditioner.draws, generator=generator("condition", i)) for i in numbers]
+    empty = torch.zeros(0, conditioner.draws)
+    return batch | {"u": torch.stack(rows).to(batch["label"].device) if rows else empty}
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def labelled(asked: Batch | Tensor) -> Batch:
+    """Labels alone stand for a batch of them."""
+    return {"label": asked} if isinstance(asked, Tensor) else asked
