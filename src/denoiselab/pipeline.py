@@ -75,17 +75,17 @@ class Pipeline(nn.Module):
     @property
     def views(self) -> int:
         """Pictures of a sample in `explained`."""
-        return 3 if isinstance(self.conditioner, Shows) else 1
+        shows = sum(isinstance(part, Shows) for part, _ in self.conditioner.each({}))
+        return shows + 2 if shows else 1
 
     def explained(self, made: Generated) -> Tensor:
         """Each sample, uint8 (B, views, C, H, W): what was told of it, the sample, and the image that this was told of.
 
         Of what cannot be seen, such as a class, the samples alone.
         """
-        if not isinstance(self.conditioner, Shows):
-            return made.images[:, None]
         asked = moved(made.asked, self.device)
-        return torch.stack([self.conditioner.shown(asked).cpu(), made.images, made.asked["image"]], 1)
+        shown = [part.shown(own).cpu() for part, own in self.conditioner.each(asked) if isinstance(part, Shows)]
+        return torch.stack([*shown, made.images, *([made.asked["image"]] if shown else [])], 1)
 
     def denoise_fn(self, recipe: Recipe, asked: Batch | Tensor, against: Batch | None = None) -> DenoiseFn:
         """The denoiser, guided and thresholded, of a batch that is asked for these things, or for classes: (B,).
@@ -93,8 +93,10 @@ class Pipeline(nn.Module):
         `against` is a batch of what guidance leads away from, in place of no condition (negative prompts).
         """
         cond = self.conditioner(moved(labelled(asked), self.device))
-        null = self.conditioner.null(cond) if against is None else self.conditioner(moved(against, self.device))
-        denoise = recipe.guidance(self.denoiser, cond, null)
+        steps = self.conditioner.steps(cond)
+        if against is not None:
+            steps = [self.conditioner(moved(against, self.device)), cond]
+        denoise = recipe.guidance(self.denoiser, cond, steps[0], steps[1:-1])
         return denoise if recipe.threshold is None else recipe.threshold(denoise, self.denoiser.schedule)
 
     def sample(

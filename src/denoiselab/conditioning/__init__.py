@@ -9,7 +9,9 @@ from denoiselab.conditioning.conditioner import (
     Plain,
     Shows,
     Unconditional,
+    judged_by,
 )
+from denoiselab.conditioning.several import Several
 from denoiselab.conditioning.wishes import Wishes
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "Keeps",
     "Plain",
     "Routes",
+    "Several",
     "Shows",
     "Unconditional",
     "Wishes",
+    "judged_by",
 ]
