@@ -16,8 +16,9 @@ import torch
 from omegaconf import DictConfig
 
 import denoiselab
-from denoiselab.cli import build, resume
+from denoiselab.cli import build
 from denoiselab.data.source import Source
+from denoiselab.nested import leaves
 from denoiselab.pipeline import Pipeline
 
 PACKAGE = Path(denoiselab.__file__).parent
@@ -70,7 +71,7 @@ def identity(
 
 
 def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in resume.leaves(config):
+    for key, value in leaves(config):
         found = key.startswith(("metrics.", "extractor.")) and key.endswith((".cache", ".weights"))
         if not found and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
             yield key, value
