@@ -10,17 +10,22 @@ from denoiselab.conditioning.conditioner import (
     Shows,
     Unconditional,
 )
+from denoiselab.conditioning.image import Colourisation, SuperResolution
+from denoiselab.conditioning.inpainting import Inpainting
 from denoiselab.conditioning.wishes import Wishes
 
 __all__ = [
     "ClassLabel",
+    "Colourisation",
     "Cond",
     "Conditioner",
+    "Inpainting",
     "Judges",
     "Keeps",
     "Plain",
     "Routes",
     "Shows",
+    "SuperResolution",
     "Unconditional",
     "Wishes",
 ]

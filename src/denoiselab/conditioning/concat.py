@@ -1,5 +1,5 @@
-"""Conditions that are images: channels appended to those of x_t (Saharia 2021, "Image super-resolution via iterative
-refinement", §2; latent diffusion, Rombach 2021, §3.3).
+"""Conditions that are images: channels appended to those of x_t (SR3, Saharia 2021, "Image super-resolution via
+iterative refinement"; latent diffusion, Rombach 2021, §3.3).
 
 x_t of latent diffusion is smaller than the image that the condition is made of. Its pixels become channels then,
 
@@ -27,7 +27,7 @@ def factors(image_shape: Sequence[int], latent_shape: Sequence[int]) -> tuple[in
     (height, width), (h, w) = image_shape[1:], latent_shape[1:]
     if height % h or width % w:
         raise IncompatibleError(
-            f"conditions of {height} x {width} pixels cannot be folded to {h} x {w}, which the codec makes of images, as "
+            f"conditions of {height} x {width} pixels cannot be folded to {h} x {w}, which the codec makes of images: "
             "their sides are no multiples of that; take a codec whose factor divides them, or codec=identity"
         )
     return height // h, width // w
