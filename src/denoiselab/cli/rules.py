@@ -102,8 +102,8 @@ _ALL = "; experiment=points takes all that points need"
 # What the parts themselves cannot see, as it is between them.
 CONFIG_RULES = (
     Rule(
-        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "Encoder"),
-        "backbone=unet and dit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
+        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "JiT", "Encoder"),
+        "backbone=unet, dit and jit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
     ),
     Rule(
         lambda cfg: _points(cfg) and "codec" in cfg and not _is(cfg.codec, "Identity"),
