@@ -79,17 +79,18 @@ class Pipeline(nn.Module):
     @property
     def views(self) -> int:
         """Pictures of a sample in `explained`."""
-        return 3 if isinstance(self.conditioner, Shows) else 1
+        shows = sum(isinstance(part, Shows) for part, _ in self.conditioner.each({}))
+        return shows + 2 if shows else 1
 
     def explained(self, made: Generated) -> Tensor:
         """Each sample, uint8 (B, views, C, H, W): what was told of it, the sample, and the image that this was told of.
 
         Of what cannot be seen, such as a class, the samples alone; of inpainting what was known, too.
         """
-        told = [] if made.known is None else [made.known.shown()]
-        if isinstance(self.conditioner, Shows):
-            told.insert(0, self.conditioner.shown(moved(made.asked, self.device)).cpu())
-        return torch.stack([*told, made.images, made.asked["image"]] if told else [made.images], 1)
+        asked = moved(made.asked, self.device)
+        shown = [part.shown(own).cpu() for part, own in self.conditioner.each(asked) if isinstance(part, Shows)]
+        shown += [] if made.known is None else [made.known.shown()]
+        return torch.stack([*shown, made.images, *([made.asked["image"]] if shown else [])], 1)
 
     def denoise_fn(self, recipe: Recipe, asked: Batch | Tensor, against: Batch | None = None) -> DenoiseFn:
         """The denoiser, guided and thresholded, of a batch that is asked for these things, or for classes: (B,).
@@ -99,15 +100,20 @@ class Pipeline(nn.Module):
         """
         told, schedule = moved(labelled(asked), self.device), self.denoiser.schedule
         cond = self.conditioner(told)
-        null = self.conditioner.null(cond) if against is None else self.conditioner(moved(against, self.device))
-        denoise = recipe.guidance(self.denoiser, cond, null)
+        steps = self.conditioner.steps(cond)
+        if against is not None:
+            steps = [self.conditioner(moved(against, self.device)), cond]
+        denoise = recipe.guidance(self.denoiser, cond, steps[0], steps[1:-1])
         denoise = denoise if recipe.threshold is None else recipe.threshold(denoise, schedule)
-        kept = self._kept(told)
-        return held(denoise, schedule, kept) if kept is not None and isinstance(self.codec, Identity) else denoise
+        if isinstance(self.codec, Identity):
+            for kept in self._kept(told):
+                denoise = held(denoise, schedule, kept)
+        return denoise
 
-    def _kept(self, asked: Batch) -> Known | None:
-        """What the conditioner gives as it is to be."""
-        return Known(asked["image"], self.conditioner.kept(asked)) if isinstance(self.conditioner, Keeps) else None
+    def _kept(self, asked: Batch) -> list[Known]:
+        """What conditions give as it is to be."""
+        keepers = [(part, own) for part, own in self.conditioner.each(asked) if isinstance(part, Keeps)]
+        return [Known(asked["image"], part.kept(own)) for part, own in keepers]
 
     def _known(self, recipe: Recipe, indices: Sequence[int], asked: Batch) -> Known | None:
         """What is given to the recipe's inpainting: sample i has a mask of its own, whatever the seed."""
@@ -168,8 +174,8 @@ class Pipeline(nn.Module):
         if images.isnan().any():
             raise RunError("the model gives NaN for an image: training has diverged; take a smaller optimizer.lr")
         finished = images.float() if len(self.image_shape) == 1 else to_uint8(images)
-        for given in (self._kept(asked), known):
-            finished = finished if given is None else given.pasted(finished)
+        for given in (*self._kept(asked), *([] if known is None else [known])):
+            finished = given.pasted(finished)
         cpu = torch.device("cpu")
         known = known and Known(*(part.to(cpu) for part in known))
         return Generated(finished.to(cpu), moved(asked, cpu), indices, count, known)

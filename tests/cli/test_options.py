@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from denoiselab.callbacks import LossByLogSNR
 from denoiselab.cli import build, checks, fit, guides, refusals, rules
 from denoiselab.cli.entry import CONF, composed
-from denoiselab.cli.resume import leaves
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import to_float
 from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.guidance import Autoguidance, Classifier, Guidance
+from denoiselab.nested import leaves
 from denoiselab.objectives import CrossEntropy
 from denoiselab.pipeline import Recipe
 from denoiselab.samplers.sampler import precise

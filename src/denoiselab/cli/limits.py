@@ -112,6 +112,7 @@ LIMITS = {
     "threshold.percentile": Limit(0, 1, above=True),
     "threshold.high": Limit(),
     "guidance.scale": Limit(),
+    "guidance.scales": Limit(),
     "guidance.sigma_low": NATURAL,
     "guidance.sigma_high": Limit(0, above=True, null=True),
     "guidance.rescale": SHARE,

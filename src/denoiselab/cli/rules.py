@@ -61,7 +61,17 @@ LEARNS = OmegaConf.create({"_target_": "VariationalBound"})  # where no loss is 
 
 
 def _guides(cfg: DictConfig) -> bool:
+    if _is(cfg.get("guidance"), "ClassifierFreeEach"):
+        return any(scale != 1 for scale in cfg.guidance.scales)
     return _is(cfg.get("guidance"), "ClassifierFree") and cfg.guidance.scale != 1
+
+
+def conditions(cfg: DictConfig) -> list[DictConfig]:
+    """The parts of the conditioning, in their order."""
+    told: DictConfig | None = cfg.get("conditioning")
+    if told is None or not _is(told, "Several"):
+        return [] if told is None else [told]
+    return [part for part in told.values() if isinstance(part, DictConfig)]
 
 
 def _points(cfg: DictConfig) -> bool:
@@ -180,7 +190,15 @@ CONFIG_RULES = (
         "take guidance=none or conditioning=class",
     ),
     Rule(
-        lambda cfg: _guides(cfg) and _part(cfg.get("conditioning"), "drop") == 0,
+        lambda cfg: (
+            _is(cfg.get("guidance"), "ClassifierFreeEach")
+            and ("conditioning" in cfg and len(cfg.guidance.scales) != len(conditions(cfg)))
+        ),
+        "guidance=cfg_each has a scale for each part of the condition, and guidance.scales are not as many; take "
+        "conditioning=several, which has parts, and one number for each, or guidance=cfg",
+    ),
+    Rule(
+        lambda cfg: _guides(cfg) and any(_part(part, "drop") == 0 for part in conditions(cfg)),
         "guidance=cfg needs the unconditional model, which conditioning.drop=0 never trains; "
         "take conditioning.drop=0.1 or guidance=none",
     ),

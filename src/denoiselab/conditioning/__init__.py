@@ -9,9 +9,11 @@ from denoiselab.conditioning.conditioner import (
     Plain,
     Shows,
     Unconditional,
+    judged_by,
 )
 from denoiselab.conditioning.image import Colourisation, SuperResolution
 from denoiselab.conditioning.inpainting import Inpainting
+from denoiselab.conditioning.several import Several
 from denoiselab.conditioning.wishes import Wishes
 
 __all__ = [
@@ -24,8 +26,10 @@ __all__ = [
     "Keeps",
     "Plain",
     "Routes",
+    "Several",
     "Shows",
     "SuperResolution",
     "Unconditional",
     "Wishes",
+    "judged_by",
 ]

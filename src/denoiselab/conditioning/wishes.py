@@ -13,7 +13,8 @@ from denoiselab.randomness import uniform
 
 class Wishes:
     """Sample i is asked for class i mod num_classes, or in turn for one of `classes`; where the conditioner sees more
-    than that, or `of_images` says so, for what image i of `images` says, which begin again after the last.
+    than that, or `of_images` says so, for what image i of `images` says, or of those of `classes`, which begin again
+    after the last.
 
     Of texts those are asked for that were not trained on: batch["unseen"], bool (B,), is true.
     """
@@ -27,8 +28,10 @@ class Wishes:
         of_images: bool = False,
     ) -> None:
         self.conditioner, self.images = conditioner, images
-        self.num_classes, self.classes = num_classes, classes
         self.of_images = of_images or bool(conditioner.sees)
+        told = () if images is None or not self.of_images else images.labels.tolist()
+        self.chosen = [i for i, label in enumerate(told) if classes is None or label in classes]
+        self.num_classes, self.classes = num_classes, classes
 
     def __call__(self, indices: Sequence[int]) -> Batch:
         """Raises RunError where there are no images to say what is asked for."""
@@ -38,7 +41,7 @@ class Wishes:
         elif self.images is None:
             raise RunError("this model is told something of an image, and there are none here; give data.root")
         else:
-            wish = self.images.__getitems__([i % len(self.images) for i in indices])
+            wish = dict(self.images.__getitems__([self.chosen[i % len(self.chosen)] for i in indices]))
         wish["unseen"] = torch.ones(len(indices), dtype=torch.bool)
         return numbered(self.conditioner, wish, indices)
 

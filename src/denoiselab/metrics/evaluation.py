@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab import distributed
-from denoiselab.conditioning import Judges, Wishes
+from denoiselab.conditioning import Wishes, judged_by
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
 from denoiselab.guidance import Classifier as GuidedByClassifier
@@ -150,20 +150,19 @@ class Evaluation:
         judged = self.extractor.knows_classes and _asked(generation.pipeline, generation.recipe)
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
-            if isinstance(generation.pipeline.conditioner, Judges):
-                samples.judge(generation.pipeline.conditioner.judge(batch.images, batch.asked))
+            samples.judge(judged_by(generation.pipeline.conditioner, batch.images, batch.asked))
             if batch.known is not None:
                 samples.judge(batch.known.judge(batch.images))
         return samples.reduced(self.source.train)
 
     def _judged_real(self, wishes: Wishes, n: int) -> dict[str, float]:
         """How well the first n test images do what is asked of samples 0 ... n - 1: what they show was asked for."""
-        if not isinstance(wishes.conditioner, Judges) or not wishes.conditioner.sees:
+        if not wishes.conditioner.sees:
             return {}
         found = Statistics(n)
         for start in range(0, min(n, len(self.source.test)), BATCH):
             asked = wishes(range(start, min(n, start + BATCH, len(self.source.test))))
-            found.judge(wishes.conditioner.judge(asked["image"], asked))
+            found.judge(judged_by(wishes.conditioner, asked["image"], asked))
         return found.told
 
     def _warn(self, n: int) -> None:
