@@ -11,19 +11,24 @@ from denoiselab.conditioning.conditioner import (
     Unconditional,
     judged_by,
 )
+from denoiselab.conditioning.image import Colourisation, SuperResolution
+from denoiselab.conditioning.inpainting import Inpainting
 from denoiselab.conditioning.several import Several
 from denoiselab.conditioning.wishes import Wishes
 
 __all__ = [
     "ClassLabel",
+    "Colourisation",
     "Cond",
     "Conditioner",
+    "Inpainting",
     "Judges",
     "Keeps",
     "Plain",
     "Routes",
     "Several",
     "Shows",
+    "SuperResolution",
     "Unconditional",
     "Wishes",
     "judged_by",
