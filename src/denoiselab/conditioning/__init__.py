@@ -12,6 +12,7 @@ from denoiselab.conditioning.conditioner import (
     judged_by,
 )
 from denoiselab.conditioning.several import Several
+from denoiselab.conditioning.text import Text
 from denoiselab.conditioning.wishes import Wishes
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Routes",
     "Several",
     "Shows",
+    "Text",
     "Unconditional",
     "Wishes",
     "judged_by",

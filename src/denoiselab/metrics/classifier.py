@@ -17,7 +17,7 @@ from torch.nn import functional as nnf
 
 from denoiselab.data.source import Source, to_float
 from denoiselab.errors import ConfigError
-from denoiselab.metrics.cache import cached
+from denoiselab.cache import cached
 from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.progress import track
 from denoiselab.randomness import generator, seed_for
