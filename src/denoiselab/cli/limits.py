@@ -136,6 +136,7 @@ LIMITS = {
     "backbone.heads": COUNT,
     "backbone.dropout": Limit(0, 0.99),
     "backbone.patch": COUNT,
+    "backbone.bottleneck": COUNT,
     "backbone.width": COUNT,
     "backbone.depth": COUNT,
     "backbone.mlp_ratio": COUNT,

@@ -112,8 +112,8 @@ _ALL = "; experiment=points takes all that points need"
 # What the parts themselves cannot see, as it is between them.
 CONFIG_RULES = (
     Rule(
-        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "Encoder"),
-        "backbone=unet and dit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
+        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "JiT", "Encoder"),
+        "backbone=unet, dit and jit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
     ),
     Rule(
         lambda cfg: _points(cfg) and "codec" in cfg and not _is(cfg.codec, "Identity"),
@@ -228,6 +228,10 @@ RULES = (
         lambda cfg: bool(cfg.get("run") and cfg.get("analytic")),
         "run and analytic are two denoisers, and there can be one; take run=<folder> for the trained network or "
         "analytic=<option> for the exact one",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("data"), "Digits") and bool((_part(cfg.data, "size") or 8) % 8),
+        "data.size of digits, which are enlarged from 8 pixels a side, is no multiple of 8; take data.size=16 or 32",
     ),
     Rule(
         lambda cfg: _is(cfg.get("data"), "FashionMNIST") and cfg.data.root is None,
