@@ -44,6 +44,25 @@ def write_png(picture: np.ndarray, path: Path) -> None:
         Image.fromarray(picture).save(temporary, "PNG", optimize=True)
 
 
+def side_by_side(titled: Sequence[tuple[str, np.ndarray | None]], columns: int) -> np.ndarray:
+    """Pictures, uint8 (h, w) or (h, w, 3), below their titles, so many a row; None leaves a gap. uint8 (h, w, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(titled) // columns)
+    ratio = max((p.shape[0] / p.shape[1] for _, p in titled if p is not None), default=1.0)
+    figure = Figure(figsize=(3.4 * columns, (3.4 * ratio + 0.3) * rows), dpi=110, layout="constrained")
+    for place, (title, picture) in enumerate(titled, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
+        if picture is not None:
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def loss_curve(curves: Curves, path: Path) -> None:
     """Drawn against the training step on a logarithmic scale; short runs get points."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
