@@ -109,7 +109,9 @@ class Network:
             raise ConfigError(f"{self.said} cannot be read ({type(error).__name__}: {first}); {wanted}") from error
         missing = [key for key in told["missing_keys"] if not key.startswith("pooler.")]  # which is not looked at
         if missing:
-            raise ConfigError(f"{self.said} is not whole: it lacks {len(missing)} tensors, {min(missing)} first; {wanted}")
+            raise ConfigError(
+                f"{self.said} is not whole: it lacks {len(missing)} tensors, {min(missing)} first; {wanted}"
+            )
         whole = getattr(network.config, "is_encoder_decoder", False) and kind not in _READERS
         if whole or not isinstance(getattr(network.config, "vocab_size", None), int):
             raise ConfigError(f"{self.said} holds a model ({kind}) that is no text encoder; {wanted}")

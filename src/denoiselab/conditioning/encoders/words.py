@@ -17,9 +17,7 @@ class Words(TextEncoder):
     A text's letters may be large or small; what is no letter, digit, apostrophe or hyphen parts words.
     """
 
-    def __init__(
-        self, texts: Sequence[str], length: int = 24, width: int = 64, depth: int = 2, heads: int = 4
-    ) -> None:
+    def __init__(self, texts: Sequence[str], length: int = 24, width: int = 64, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
         if width % heads:
             raise ConfigError(
@@ -65,5 +63,5 @@ class Words(TextEncoder):
 
 
 def parted(text: str) -> list[str]:
-    """"A T-shirt, dark" -> ["a", "t-shirt", "dark"]."""
+    """ "A T-shirt, dark" -> ["a", "t-shirt", "dark"]."""
     return re.findall(r"\w+(?:['-]\w+)*", text.lower())
