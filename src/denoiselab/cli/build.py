@@ -133,7 +133,7 @@ def _check_figures(cfg: DictConfig, source: Source) -> None:
 def check_again(trained: DictConfig, cfg: DictConfig) -> None:
     """What a run's samples are made and judged with now, `cfg`, beside what it was trained with: IncompatibleError."""
     both = trained.copy()
-    for axis in ("threshold", "metrics", "extractor", "guidance"):
+    for axis in ("threshold", "metrics", "extractor", "guidance", "sampler", "inpainting"):
         if axis in cfg:
             both[axis] = cfg[axis]
     rules.check_rules(both, rules.CONFIG_RULES)
@@ -166,13 +166,19 @@ def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
     return made
 
 
-def recipe(cfg: DictConfig) -> Recipe:
+def recipe(cfg: DictConfig, image_shape: tuple[int, ...] | None = None) -> Recipe:
+    """Raises ConfigError and DataError, for images of that shape, for a mask that is none of theirs."""
+    inpainting = instantiate(cfg.inpainting) if cfg.get("inpainting") else None
+    if inpainting is not None and image_shape is not None:
+        inpainting.masks(image_shape)
+    axes = ("sampler", "spacing", "guidance", "threshold", *(["inpainting"] if inpainting else []))
     return Recipe(
         instantiate(cfg.sampler),
         instantiate(cfg.guidance),
         instantiate(cfg.threshold) if cfg.threshold else None,
-        words(cfg, ("sampler", "spacing", "guidance", "threshold")) | ({"float64": True} if cfg.get("float64") else {}),
+        words(cfg, axes) | ({"float64": True} if cfg.get("float64") else {}),
         cfg.get("float64", False),
+        inpainting,
     )
 
 

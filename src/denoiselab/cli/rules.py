@@ -178,6 +178,23 @@ CONFIG_RULES = (
         "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
     ),
     Rule(
+        lambda cfg: bool(cfg.get("inpainting")) and _points(cfg),
+        "inpainting keeps pixels of images, and these data are points; take inpainting=none",
+    ),
+    Rule(
+        lambda cfg: bool(cfg.get("inpainting")) and _is(cfg.get("conditioning"), "Inpainting"),
+        "inpainting is for models that were not trained to inpaint, and conditioning=inpainting has masks of its own; "
+        "take inpainting=none",
+    ),
+    Rule(
+        lambda cfg: (_part(cfg.get("inpainting"), "jump") or 0) >= (_part(cfg.get("sampler"), "steps") or math.inf),
+        "inpainting.jump goes back to before the first of the sampler's steps; take a jump below sampler.steps",
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and _is(cfg.get("conditioning"), "SuperResolution", "Colourisation", "Inpainting"),
+        "this conditioning tells images, and these data are points; take conditioning=none" + _ALL,
+    ),
+    Rule(
         lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),
         "guidance=cfg needs a condition to strengthen, and conditioning=none gives none; "
         "take guidance=none or conditioning=class",

@@ -108,7 +108,8 @@ class Evaluation:
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
         about = (self.source.fingerprint, self.extractor.name, self.extractor.digest, self.keep, self.needs)
-        wishes = Wishes(pipeline.conditioner, self.source.num_classes, self.source.test)
+        of_images = recipe.inpainting is not None
+        wishes = Wishes(pipeline.conditioner, self.source.num_classes, self.source.test, of_images=of_images)
         generation = Generation(pipeline, recipe, n, wishes, seed, batch_size, saved, about)
         self.extractor.to(pipeline.device)
         floor = self.floor(n) | self._judged_real(wishes, n)
@@ -150,6 +151,8 @@ class Evaluation:
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
             samples.judge(judged_by(generation.pipeline.conditioner, batch.images, batch.asked))
+            if batch.known is not None:
+                samples.judge(batch.known.judge(batch.images))
         return samples.reduced(self.source.train)
 
     def _judged_real(self, wishes: Wishes, n: int) -> dict[str, float]:
@@ -178,7 +181,8 @@ class Evaluation:
 
 
 def _asked(pipeline: Pipeline, recipe: Recipe) -> bool:
-    """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides."""
+    """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides; or
+    of that of the image of which they were given a part."""
     guided = isinstance(recipe.guidance, GuidedByClassifier) and recipe.guidance.scale != 0
     told = pipeline.conditioner.asks_class or getattr(pipeline.denoiser, "classes", None) is not None
-    return told or guided
+    return told or guided or recipe.inpainting is not None
