@@ -75,8 +75,9 @@ def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: P
     columns = num_classes if len(images) >= 2 * num_classes > 2 else round(len(images) ** 0.5)
     views = explained.shape[1]
     if captions:
-        shares, wide = [explained[i :: len(captions)].flatten(0, 1) for i in range(len(captions))], 16 // views * views
-        picture = captioned([(c, grid(share, wide)) for c, share in zip(captions, shares, strict=True)])
+        shares = [explained[i :: len(captions)] for i in range(len(captions))]
+        wide = min(16 // views, len(shares[0])) * views
+        picture = captioned([(c, grid(s.flatten(0, 1), wide)) for c, s in zip(captions, shares, strict=True)])
     else:
         picture = grid(explained.flatten(0, 1), max(1, min(16, columns) // views) * views)
     write_png(picture, folder / "grid.png")
