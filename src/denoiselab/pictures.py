@@ -1,5 +1,6 @@
 """Pictures: grids of samples, denoising strips, loss curves. PNG files for people, arrays for loggers."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,31 @@ def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True) -> np.nd
         factor = max(1, 40 // max(height, width))
         picture = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return picture[0].numpy() if channels == 1 else picture[:3].permute(1, 2, 0).numpy()
+
+
+def captioned(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Pictures, uint8 (h, w) or (h, w, 3), one below the other, each with a caption above it: uint8 (H, W, 3)."""
+    coloured = [np.stack([p] * 3, -1) if p.ndim == 2 else p for _, p in parts]
+    width = max(320, *(picture.shape[1] for picture in coloured))
+    rows: list[np.ndarray] = []
+    for (text, _), picture in zip(parts, coloured, strict=True):
+        white = np.full((picture.shape[0] + 6, width, 3), 255, dtype=np.uint8)
+        white[: picture.shape[0], : picture.shape[1]] = picture
+        rows += [_lettered(text, width), white]
+    return np.concatenate(rows)
+
+
+def _lettered(text: str, width: int) -> np.ndarray:
+    """A text of one or more lines in black on white: uint8 (h, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    wrapped = textwrap.wrap(text, width // 7) or [""]
+    figure = Figure(figsize=(width / 100, (16 * len(wrapped) + 6) / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    figure.text(0.0, 0.5, "\n".join(wrapped), fontsize=9, va="center", parse_math=False)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:

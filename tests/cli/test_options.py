@@ -115,10 +115,13 @@ WITH = {
     ("schedule", "learned"): ["loss=vlb"],
     ("schedule", "table"): ["schedule.betas=[0.1,0.3,0.6,0.9]"],
     ("conditioning", "none"): ["guidance=none"],
+    ("conditioning", "text"): ["backbone=dit", "backbone.heads=2"],
+    ("conditioning", "text_trained"): ["backbone=dit", "backbone.heads=2"],
     ("guidance", "cfg_each"): ["guidance.scales=[1.5]"],
     ("spacing", "custom"): ["spacing.times=[1,0.5,0.2]"],
 }
 APART = {
+    ("conditioning", "text_pretrained"),  # of a folder, which tests/cli/test_prompts.py makes
     ("loss", "cross_entropy"),
     ("backbone", "encoder"),
     ("guidance", "classifier"),

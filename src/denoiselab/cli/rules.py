@@ -107,6 +107,11 @@ def _looks(cfg: DictConfig, *names: str) -> bool:
     return _is(_part(cfg.get("metrics"), "extractor"), *names)
 
 
+def _reads(cfg: DictConfig) -> bool:
+    """Whether some of the condition is told in words."""
+    return any(_is(part, "Text") for part in conditions(cfg))
+
+
 _ALL = "; experiment=points takes all that points need"
 
 # What the parts themselves cannot see, as it is between them.
@@ -114,6 +119,11 @@ CONFIG_RULES = (
     Rule(
         lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "JiT", "Encoder"),
         "backbone=unet, dit and jit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and _reads(cfg),
+        "conditioning=text tells what an image shows, and these data are points; take conditioning=class or none"
+        + _ALL,
     ),
     Rule(
         lambda cfg: _points(cfg) and "codec" in cfg and not _is(cfg.codec, "Identity"),
@@ -236,6 +246,35 @@ CONFIG_RULES = (
 )
 
 RULES = (
+    Rule(
+        lambda cfg: cfg.get("prompt") is not None and bool(cfg.get("analytic")),
+        "prompt is read by a trained network, and analytic=<option> is an exact denoiser; take run=<folder>, a run of "
+        "experiment=text, or leave prompt out",
+    ),
+    Rule(
+        lambda cfg: bool(cfg.get("invert")) and not (cfg.get("prompt") is None and cfg.get("negative") is None),
+        "prompt and negative say what new images are to show, and invert=true encodes those of the data; take one of "
+        "them",
+    ),
+    Rule(
+        lambda cfg: cfg.get("prompt") is not None and _is(cfg.get("guidance"), "Classifier", "Autoguidance"),
+        "guidance=classifier and autoguidance lead to a class, and a prompt is of none; take guidance=cfg, or "
+        "classes=[...] in place of prompt",
+    ),
+    Rule(
+        lambda cfg: (
+            cfg.get("negative") is not None and not (_is(cfg.get("guidance"), "ClassifierFree") and _guides(cfg))
+        ),
+        "negative is what guidance=cfg leads away from, and there is none here; take guidance=cfg guidance.scale=3",
+    ),
+    Rule(
+        lambda cfg: any(
+            _is(_part(part, "encoder"), "of_folder") and _part(part, "encoder.folder") is None
+            for part in conditions(cfg)
+        ),
+        "conditioning.encoder.folder must be given, that of a text encoder which transformers has saved, such as CLIP "
+        "or T5; take conditioning.encoder.folder=<folder>, or conditioning=text, which needs none",
+    ),
     Rule(
         lambda cfg: "analytic" in cfg and not cfg.get("run") and not cfg.analytic,
         "run must be given, a trained run's folder: run=<folder>; or take an exact denoiser of the data, which needs "
