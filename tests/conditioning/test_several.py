@@ -84,6 +84,11 @@ def test_tokens_of_different_widths_are_refused():
         Several(one=Drawn(1, 5), two=Drawn(1, 7))
 
 
+def test_several_in_several_is_refused():
+    with pytest.raises(IncompatibleError, match="made of plain conditions"):
+        Several(one=Several(label=ClassLabel(3)))
+
+
 def test_conditions_of_different_lengths_are_put_together_and_what_is_added_is_masked():
     short, long = Cond(tokens=torch.ones(2, 3, 4)), Cond(tokens=torch.ones(2, 5, 4))
     both = short.cat(long)

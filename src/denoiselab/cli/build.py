@@ -36,7 +36,7 @@ def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
         torch.manual_seed(seed_for(cfg.seed, "weights"))
         codec = instantiate(informed(cfg.codec, facts), _convert_="all")
         shape = codec.latent_shape(facts.shape)
-        conditioner = instantiate(informed(cfg.conditioning, facts, latent=shape), _convert_="all")
+        conditioner = instantiate(informed(cfg.conditioning, facts, shape, cfg.cache), _convert_="all")
         _check_routes(cfg, conditioner.routes)
         learns_variance = cfg.loss.get("variance") == "learned"
         backbone = instantiate(
@@ -52,16 +52,18 @@ def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
         return Pipeline(denoiser, conditioner, codec, facts.shape)
 
 
-def informed(part: DictConfig, facts: Facts, latent: tuple[int, ...] = ()) -> Any:
+def informed(part: DictConfig, facts: Facts, latent: tuple[int, ...] = (), cache: str | None = None) -> Any:
     """A part, and the parts within it, with what they ask of the data by a key that is null: unless it says it itself.
 
-    num_classes, class_names, image_shape; latent_shape, that of what is diffused.
+    num_classes, class_names, image_shape; latent_shape, that of what is diffused; and cache, the folder of what is made
+    once.
     """
     told = {
         "num_classes": len(facts.class_names),
         "class_names": list(facts.class_names),
         "image_shape": list(facts.shape),
         "latent_shape": list(latent),
+        "cache": cache,
     }
     return OmegaConf.create(_filled(plain(part), told))
 
@@ -99,11 +101,11 @@ def parts(cfg: DictConfig) -> Parts:
     """Raises ConfigError, and IncompatibleError for a combination without meaning."""
     rules.check_rules(cfg, rules.CONFIG_RULES)
     source = instantiate(cfg.data)
-    if "num_classes" in cfg.conditioning and source.num_classes < 1:
+    if {"num_classes", "class_names"} & set(cfg.conditioning) and source.num_classes < 1:
         points = "take conditioning=none guidance=none, or data=moons, mixture or pinwheel, which have classes"
         images = "a sub-folder for each class would give them; or take conditioning=none guidance=none metrics=none"
         raise ConfigError(
-            f"conditioning=class needs labels, and data={source.name} has none: "
+            f"conditioning=class and text need labels, and data={source.name} has none: "
             f"{points if len(source.shape) == 1 else images}"
         )
     if cfg.metrics and "extractor" in cfg.metrics:

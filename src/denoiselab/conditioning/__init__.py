@@ -14,6 +14,7 @@ from denoiselab.conditioning.conditioner import (
 from denoiselab.conditioning.image import Colourisation, SuperResolution
 from denoiselab.conditioning.inpainting import Inpainting
 from denoiselab.conditioning.several import Several
+from denoiselab.conditioning.text import Text
 from denoiselab.conditioning.wishes import Wishes
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Several",
     "Shows",
     "SuperResolution",
+    "Text",
     "Unconditional",
     "Wishes",
     "judged_by",

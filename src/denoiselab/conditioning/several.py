@@ -13,13 +13,16 @@ class Several(Conditioner):
     """Vectors side by side, channels one after the other, tokens one after the other.
 
     Each part is dropped with its own chance, independently of the others, so that guidance finds every part trained
-    without those after it. `drop` is the chance that any is. Raises IncompatibleError for tokens of different widths.
+    without those after it. `drop` is the largest of these chances. Raises IncompatibleError for tokens of different
+    widths, and for a part that is of several parts itself.
     """
 
     def __init__(self, **parts: Conditioner) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         every = self._parts()
+        if any(isinstance(part, Several) for part in every):
+            raise IncompatibleError("conditioning=several is made of plain conditions; take another for its parts")
         widths = {part.routes.tokens for part in every} - {0}
         if len(widths) > 1:
             raise IncompatibleError(
