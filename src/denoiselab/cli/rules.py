@@ -178,6 +178,10 @@ CONFIG_RULES = (
         "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
     ),
     Rule(
+        lambda cfg: bool(cfg.get("inpainting") and cfg.get("invert")),
+        "invert=true goes to noise and back from whole images, and inpainting has a part of one; take inpainting=none",
+    ),
+    Rule(
         lambda cfg: bool(cfg.get("inpainting")) and _points(cfg),
         "inpainting keeps pixels of images, and these data are points; take inpainting=none",
     ),
