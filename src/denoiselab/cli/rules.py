@@ -212,7 +212,10 @@ RULES = (
         "analytic=<option> for the exact one",
     ),
     Rule(
-        lambda cfg: _is(cfg.get("data"), "FashionMNIST") and cfg.data.root is None,
+        lambda cfg: (
+            (_is(cfg.get("data"), "FashionMNIST") or _part(cfg.get("data"), "objects") == "fashion_mnist")
+            and cfg.data.root is None
+        ),
         "data.root must be given, the folder of the four IDX files; take data.root=<folder>: Debian's package "
         "dataset-fashion-mnist installs /usr/share/datasets/fashion-mnist",
     ),
