@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from conftest import Specks, fit, tiny_pipeline, tiny_system, weights
-from denoiselab.backbones import MLP, DiT, Encoder, ReLUMLP, UNet
+from denoiselab.backbones import MLP, DiT, Encoder, JiT, ReLUMLP, UNet
 from denoiselab.backbones.layers import blocks
 from denoiselab.conditioning import Cond
 from denoiselab.errors import ConfigError
@@ -42,6 +42,7 @@ def test_gradient_checkpointing_gives_the_same_weights_bit_by_bit(tmp_path):
 BACKBONES = {
     "unet": lambda: UNet((1, 8, 8), 0, channels=16),
     "dit": lambda: DiT((1, 8, 8), 0, width=32),
+    "jit": lambda: JiT((1, 8, 8), 0, patch=2, width=32),
     "mlp": lambda: MLP((1, 8, 8), 0, width=256),
     "relu_mlp": lambda: ReLUMLP((1, 8, 8), 0, width=256),
     "encoder": lambda: Encoder((1, 8, 8), 0, channels=16, num_classes=3),

@@ -7,7 +7,7 @@ alike, since both come from the same x_t.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,15 +20,36 @@ from denoiselab.schedules import Schedule, like
 
 class Guidance(ABC):
     @abstractmethod
-    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
-        """The guided denoiser of a batch whose condition is `cond`; `null` is no condition, of the same batch."""
+    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
+        """The guided denoiser of a batch whose condition is `cond`; `null` is no condition, of the same batch.
+
+        Of a condition of several parts, `between` are those with its first part told, with the first two, and so on.
+        """
 
 
 class Unguided(Guidance):
     """The conditional prediction as it is."""
 
-    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
+    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
         return lambda x_t, t: denoiser(x_t, t, cond)
+
+
+class Interval:
+    """Where guidance acts: where sigma/alpha is in (low, high] (Kynkäänniemi 2024); high None: without end."""
+
+    def __init__(self, low: float, high: float | None) -> None:
+        self.low, self.high = low, math.inf if high is None else high
+        if self.low >= self.high:
+            raise ConfigError(f"guidance.sigma_low={low} is not below guidance.sigma_high={high}")
+
+    @property
+    def everywhere(self) -> bool:
+        return self.low == 0 and math.isinf(self.high)
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Whether guidance acts at t: (B,)."""
+        n = torch.exp(-schedule.log_snr(t) / 2)
+        return (n > self.low) & (n <= self.high)
 
 
 class ClassifierFree(Guidance):
@@ -36,38 +57,75 @@ class ClassifierFree(Guidance):
 
     It is the score of p_t(x_t) p_t(y|x_t)^scale at each t; its samples are not those of p(x) p(y|x)^scale, as noising
     does not lead from one such density to the next.
-    Only where sigma/alpha is in (sigma_low, sigma_high] (Kynkäänniemi 2024); elsewhere, and with scale 0 or 1, one pass
-    over B is enough. `rescale` phi brings the standard deviation of each sample's x0 to phi times that of the
-    conditional x0 plus 1 - phi times its own (Lin 2023, eq. 15-16, on x0).
+    Only inside of an interval of sigma/alpha; elsewhere, and with scale 0 or 1, one pass over B is enough. `rescale`
+    phi brings the standard deviation of each sample's x0 to phi times that of the conditional x0 plus 1 - phi times its
+    own (Lin 2023, eq. 15-16, on x0).
     """
 
     def __init__(
         self, scale: float = 1.2, sigma_low: float = 0.0, sigma_high: float | None = None, rescale: float = 0.0
     ) -> None:
-        self.scale, self.rescale = scale, rescale
-        self.sigma_low, self.sigma_high = sigma_low, math.inf if sigma_high is None else sigma_high
-        if self.sigma_low >= self.sigma_high:
-            raise ConfigError(f"guidance.sigma_low={sigma_low} is not below guidance.sigma_high={sigma_high}")
+        self.scale, self.rescale, self.inside = scale, rescale, Interval(sigma_low, sigma_high)
 
-    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
-        if self.scale in (0, 1) and self.sigma_low == 0 and math.isinf(self.sigma_high):
-            return lambda x_t, t: denoiser(x_t, t, cond if self.scale == 1 else null)
-        both = null.cat(cond)
+    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
+        return _combined(denoiser, [null, cond], [self.scale], self.inside, self.rescale)
 
-        def denoise(x_t: Tensor, t: Tensor) -> Prediction:
-            inside = self.inside(denoiser.schedule, t)
-            if not inside.any():
-                return denoiser(x_t, t, cond)
-            weak, strong = _halves(denoiser(x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), both))
-            made = blend(weak, strong, like(1 + inside.double() * (self.scale - 1), x_t))
-            return _rescaled(made, strong, self.rescale, denoiser.schedule, t) if self.rescale else made
 
-        return denoise
+class ClassifierFreeEach(Guidance):
+    """A scale for each part of a condition: d_0 + sum_k scales_k (d_k - d_{k-1}), d_k told the first k parts.
 
-    def inside(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Whether guidance acts at t: (B,)."""
-        n = torch.exp(-schedule.log_snr(t) / 2)
-        return (n > self.sigma_low) & (n <= self.sigma_high)
+    (Brooks 2023, "InstructPix2Pix", eq. 3; there the image is first, then the text.) Equal scales are ClassifierFree,
+    and scales of 1 off. The order of the parts counts, unless p(y_1, y_2|x_t) = p(y_1|x_t) p(y_2|x_t), where each
+    difference is the score of its own part alone.
+    """
+
+    def __init__(
+        self, scales: Sequence[float], sigma_low: float = 0.0, sigma_high: float | None = None, rescale: float = 0.0
+    ) -> None:
+        self.scales, self.rescale, self.inside = list(scales), rescale, Interval(sigma_low, sigma_high)
+
+    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
+        """Raises IncompatibleError for a condition of another number of parts."""
+        steps = [null, *between, cond]
+        if len(self.scales) != len(steps) - 1:
+            raise IncompatibleError(
+                f"guidance.scales={self.scales} gives {len(self.scales)} scales, and the condition has "
+                f"{len(steps) - 1} {'part' if len(steps) == 2 else 'parts'}; give one scale a part"
+            )
+        return _combined(denoiser, steps, self.scales, self.inside, self.rescale)
+
+
+def _combined(
+    denoiser: Denoiser, steps: Sequence[Cond], scales: Sequence[float], inside: Interval, rescale: float
+) -> DenoiseFn:
+    """d_0 + sum_k scales_k (d_k - d_{k-1}) = sum_k (scales_k - scales_{k+1}) d_k, d_k the answer to steps[k].
+
+    scales_0 = 1 and the one after the last is 0. Answers that count for nothing are not asked for; all others come from
+    one pass.
+    """
+    cond, ends = steps[-1], [1.0, *scales, 0.0]
+    asked = [k for k in range(len(steps)) if ends[k] != ends[k + 1]]
+    if inside.everywhere and len(asked) == 1:
+        return lambda x_t, t: denoiser(x_t, t, steps[asked[0]])
+    asked = sorted({*asked, len(steps) - 1})  # the conditional answer is needed outside, and to rescale
+    together = steps[asked[0]]
+    for k in asked[1:]:
+        together = together.cat(steps[k])
+
+    def denoise(x_t: Tensor, t: Tensor) -> Prediction:
+        acts = inside(denoiser.schedule, t)
+        if not acts.any():
+            return denoiser(x_t, t, cond)
+        count = len(asked)
+        answers = _shares(denoiser(x_t.repeat(count, *[1] * (x_t.ndim - 1)), t.repeat(count), together), count)
+        made = answers[0]
+        for k, weak, strong in zip(asked[1:], answers, answers[1:], strict=False):
+            scale = like(1 + acts.double() * (ends[k] - 1), x_t)
+            x0, eps = scale * (strong.x0 - weak.x0), scale * (strong.eps - weak.eps)
+            made = strong._replace(x0=made.x0 + x0, eps=made.eps + eps)
+        return _rescaled(made, answers[-1], rescale, denoiser.schedule, t) if rescale else made
+
+    return denoise
 
 
 class Classifier(Guidance):
@@ -80,7 +138,7 @@ class Classifier(Guidance):
     def __init__(self, classifier: Callable[[Tensor, Tensor, Schedule], Tensor], scale: float = 1.0) -> None:
         self.classifier, self.scale = classifier, scale
 
-    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
+    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
         label = cond.label
         if label is None:
             raise IncompatibleError("guidance=classifier needs labels to guide to, and none are given")
@@ -118,7 +176,7 @@ class Autoguidance(Guidance):
     ) -> None:
         self.weak, self.scale = weak, scale
 
-    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond) -> DenoiseFn:
+    def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
         # An exact denoiser with classes looks at the label, a network at what is made of it.
         told = getattr(denoiser, "classes", None), cond.vector, cond.concat, cond.tokens
         label = cond.label if any(part is not None for part in told) else None
@@ -136,11 +194,10 @@ def blend(weak: Prediction, strong: Prediction, scale: Tensor | float) -> Predic
     return strong._replace(x0=weak.x0 + scale * (strong.x0 - weak.x0), eps=weak.eps + scale * (strong.eps - weak.eps))
 
 
-def _halves(both: Prediction) -> tuple[Prediction, Prediction]:
-    """The predictions of a batch of 2B, for each of its halves."""
-    parts = [(None, None) if part is None else part.chunk(2) for part in both]
-    first, second = zip(*parts, strict=True)
-    return Prediction(*first), Prediction(*second)
+def _shares(all_of_them: Prediction, count: int) -> list[Prediction]:
+    """The predictions of a batch of count B, for each of its shares."""
+    parts = [[None] * count if part is None else part.chunk(count) for part in all_of_them]
+    return [Prediction(*share) for share in zip(*parts, strict=True)]
 
 
 def _rescaled(made: Prediction, cond: Prediction, phi: float, schedule: Schedule, t: Tensor) -> Prediction:

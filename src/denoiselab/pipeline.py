@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs import Codec
-from denoiselab.conditioning import Conditioner, Shows
+from denoiselab.codecs import Codec, Identity
+from denoiselab.conditioning import Conditioner, Keeps, Shows
+from denoiselab.conditioning.known import Known
 from denoiselab.conditioning.wishes import labelled, moved
 from denoiselab.data.source import Batch, to_uint8
 from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
 from denoiselab.errors import RunError
 from denoiselab.guidance import Guidance
-from denoiselab.randomness import SampleNoise
+from denoiselab.inpainting import Inpainting, encoded, held
+from denoiselab.randomness import SampleNoise, uniform
 from denoiselab.samplers import Sampler, Step
 from denoiselab.thresholding import Threshold
 
@@ -30,6 +32,7 @@ class Recipe:
     threshold: Threshold | None = None
     words: dict[str, Any] = field(default_factory=dict)
     float64: bool = False  # the state on its way; the noise is the same numbers
+    inpainting: Inpainting | None = None  # without training: some pixels are those of the image in what is asked for
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Generated:
     asked: Batch  # what they were asked for, on the CPU
     indices: Sequence[int]  # which samples of the seed these are
     evaluations: int  # of the guided denoiser, per sample (NFE)
+    known: Known | None = None  # on the CPU, what the recipe's inpainting was given
 
     @property
     def labels(self) -> Tensor:
@@ -75,27 +79,49 @@ class Pipeline(nn.Module):
     @property
     def views(self) -> int:
         """Pictures of a sample in `explained`."""
-        return 3 if isinstance(self.conditioner, Shows) else 1
+        shows = sum(isinstance(part, Shows) for part, _ in self.conditioner.each({}))
+        return shows + 2 if shows else 1
 
     def explained(self, made: Generated) -> Tensor:
         """Each sample, uint8 (B, views, C, H, W): what was told of it, the sample, and the image that this was told of.
 
-        Of what cannot be seen, such as a class, the samples alone.
+        Of what cannot be seen, such as a class, the samples alone; of inpainting what was known, too.
         """
-        if not isinstance(self.conditioner, Shows):
-            return made.images[:, None]
         asked = moved(made.asked, self.device)
-        return torch.stack([self.conditioner.shown(asked).cpu(), made.images, made.asked["image"]], 1)
+        shown = [part.shown(own).cpu() for part, own in self.conditioner.each(asked) if isinstance(part, Shows)]
+        shown += [] if made.known is None else [made.known.shown()]
+        return torch.stack([*shown, made.images, *([made.asked["image"]] if shown else [])], 1)
 
     def denoise_fn(self, recipe: Recipe, asked: Batch | Tensor, against: Batch | None = None) -> DenoiseFn:
         """The denoiser, guided and thresholded, of a batch that is asked for these things, or for classes: (B,).
 
-        `against` is a batch of what guidance leads away from, in place of no condition (negative prompts).
+        `against` is a batch of what guidance leads away from, in place of no condition (negative prompts). Pixels that
+        the conditioner keeps are known to it, where pixels are diffused.
         """
-        cond = self.conditioner(moved(labelled(asked), self.device))
-        null = self.conditioner.null(cond) if against is None else self.conditioner(moved(against, self.device))
-        denoise = recipe.guidance(self.denoiser, cond, null)
-        return denoise if recipe.threshold is None else recipe.threshold(denoise, self.denoiser.schedule)
+        told, schedule = moved(labelled(asked), self.device), self.denoiser.schedule
+        cond = self.conditioner(told)
+        steps = self.conditioner.steps(cond)
+        if against is not None:
+            steps = [self.conditioner(moved(against, self.device)), cond]
+        denoise = recipe.guidance(self.denoiser, cond, steps[0], steps[1:-1])
+        denoise = denoise if recipe.threshold is None else recipe.threshold(denoise, schedule)
+        if isinstance(self.codec, Identity):
+            for kept in self._kept(told):
+                denoise = held(denoise, schedule, kept)
+        return denoise
+
+    def _kept(self, asked: Batch) -> list[Known]:
+        """What conditions give as it is to be."""
+        keepers = [(part, own) for part, own in self.conditioner.each(asked) if isinstance(part, Keeps)]
+        return [Known(asked["image"], part.kept(own)) for part, own in keepers]
+
+    def _known(self, recipe: Recipe, indices: Sequence[int], asked: Batch) -> Known | None:
+        """What is given to the recipe's inpainting: sample i has a mask of its own, whatever the seed."""
+        if recipe.inpainting is None:
+            return None
+        masks, image = recipe.inpainting.masks(self.image_shape), asked["image"]
+        u = uniform(masks.draws, "inpainting", indices).to(image.device)
+        return Known(image, masks(u, *image.shape[2:]))
 
     def sample(
         self,
@@ -123,6 +149,7 @@ class Pipeline(nn.Module):
         watch: Callable[[Step, Prediction], None] | None,
         against: Batch | None,
     ) -> Generated:
+        asked = moved(asked, self.device)
         denoise, schedule = self.denoise_fn(recipe, asked, against), self.denoiser.schedule
         seen: list[Prediction] = []
         count = 0
@@ -133,19 +160,25 @@ class Pipeline(nn.Module):
             seen[:] = [denoise(x_t, t)]
             return seen[0]
 
-        single = SampleNoise(seed, indices)
+        def drawn(purpose: str) -> Callable[[Tensor], Tensor]:
+            single = SampleNoise(seed, indices, purpose)
+            return lambda x: single(x.float()).to(x.dtype)
 
-        def noise(x: Tensor) -> Tensor:
-            return single(x.float()).to(x.dtype)
-
+        noise, sampler, known = drawn("sample"), recipe.sampler, self._known(recipe, indices, asked)
+        if recipe.inpainting is not None and known is not None:
+            sampler = recipe.inpainting.sampler(sampler, *encoded(known, self.codec), drawn("inpainting"))
         dtype = torch.float64 if recipe.float64 else torch.float32
         x_T = schedule.prior_std * noise(torch.empty(len(indices), *self.latent_shape, device=self.device, dtype=dtype))
         on_step = None if watch is None else lambda step: watch(step, seen[0])
-        images = self.codec.decode(recipe.sampler(counted, schedule, x_T, noise, on_step))
+        images = self.codec.decode(sampler(counted, schedule, x_T, noise, on_step))
         if images.isnan().any():
             raise RunError("the model gives NaN for an image: training has diverged; take a smaller optimizer.lr")
         finished = images.float() if len(self.image_shape) == 1 else to_uint8(images)
-        return Generated(finished.cpu(), moved(asked, torch.device("cpu")), indices, count)
+        for given in (*self._kept(asked), *([] if known is None else [known])):
+            finished = given.pasted(finished)
+        cpu = torch.device("cpu")
+        known = known and Known(*(part.to(cpu) for part in known))
+        return Generated(finished.to(cpu), moved(asked, cpu), indices, count, known)
 
     def generate(
         self,

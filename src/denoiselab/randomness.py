@@ -33,6 +33,12 @@ def reseed(device: torch.device, *keys: int | str) -> None:
         getattr(torch, device.type).manual_seed(seed)
 
 
+def uniform(draws: int, purpose: str, indices: Sequence[int]) -> Tensor:
+    """(B, draws) in [0, 1), a function of each index and the purpose alone."""
+    rows = [torch.rand(draws, generator=generator(purpose, int(i))) for i in indices]
+    return torch.stack(rows) if rows else torch.zeros(0, draws)
+
+
 class SampleNoise:
     """Standard normal noise in which sample i draws from a generator of its own. Called like `torch.randn_like`.
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from cases import over
-from denoiselab.backbones import MLP, DiT, ReLUMLP, UNet
+from denoiselab.backbones import MLP, DiT, JiT, ReLUMLP, UNet
 from denoiselab.conditioning import Cond
 
 SHAPE, DIM = (3, 8, 4), 5
@@ -13,6 +13,7 @@ BACKBONES = {
     "relu_mlp": lambda dim=DIM: ReLUMLP(SHAPE, dim, width=32, depth=3),
     "unet": lambda dim=DIM: UNet(SHAPE, dim, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), heads=2),
     "dit": lambda dim=DIM: DiT(SHAPE, dim, patch=2, width=32, depth=2, heads=2),
+    "jit": lambda dim=DIM: JiT(SHAPE, dim, patch=2, bottleneck=6, width=32, depth=2, heads=2),
 }
 
 
@@ -122,7 +123,7 @@ def test_without_a_condition_the_network_has_no_weights_for_one(backbone):
 
 @over("backbone", BACKBONES)
 def test_two_outputs_are_two_tensors_like_x_one_after_the_other_in_its_first_dimension(backbone):
-    kinds = {"mlp": MLP, "relu_mlp": ReLUMLP, "unet": UNet, "dit": DiT}
+    kinds = {"mlp": MLP, "relu_mlp": ReLUMLP, "unet": UNet, "dit": DiT, "jit": JiT}
     small = {"unet": {"channels": 8, "attention": (4,), "heads": 2, "blocks": 1}}.get(
         backbone, {"width": 32, "depth": 2}
     )

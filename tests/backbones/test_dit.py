@@ -4,6 +4,7 @@ from test_backbones import randomised
 from torch import nn
 
 from denoiselab.backbones import DiT
+from denoiselab.backbones.dit import Block
 from denoiselab.conditioning import Cond
 from denoiselab.errors import ConfigError
 
@@ -70,6 +71,37 @@ def test_at_first_every_block_is_the_identity():
     network.blocks = nn.ModuleList()
     assert with_blocks.abs().max() > 0.1
     assert torch.equal(run(network, x), with_blocks)
+
+
+def test_a_fresh_block_is_the_identity_with_tokens_too():
+    block, x = Block(16, 2, 16, 4, token_dim=5), torch.randn(3, 6, 16)
+    assert torch.equal(block(x, torch.randn(3, 16), torch.randn(3, 4, 5)), x)
+
+
+def test_with_open_gates_a_block_is_that_of_a_transformer_with_its_norms_first():
+    # adaLN-zero (Peebles & Xie, §3.2) with gates 1, scales and shifts 0: torch's own layer is what is left.
+    block, known = Block(16, 2, 8, 4), nn.TransformerEncoderLayer(16, 2, 64, 0.0, norm_first=True, batch_first=True)
+    known.activation = nn.GELU("tanh")
+    with torch.no_grad():
+        block.modulation.bias.copy_(torch.tensor([0.0, 0, 1, 0, 0, 1]).repeat_interleave(16))
+        for own, part in zip(
+            [block.qkv.weight, block.qkv.bias, *block.out.parameters(), *block.mlp.parameters()],
+            [*known.self_attn.parameters(), *known.linear1.parameters(), *known.linear2.parameters()],
+            strict=True,
+        ):
+            part.copy_(own)
+    x = torch.randn(3, 6, 16, dtype=torch.float64)
+    found = block.double()(x, torch.randn(3, 8, dtype=torch.float64))
+    torch.testing.assert_close(found, known.double()(x), rtol=1e-12, atol=1e-12)
+
+
+def test_scales_and_shifts_come_after_the_norms_and_gates_after_the_layers():
+    # With a shift of 1 on normed numbers that a scale of -1 has made 0, the MLP sees ones alone, whatever x is.
+    block, x = Block(16, 2, 8, 4), torch.randn(3, 6, 16)
+    with torch.no_grad():
+        block.modulation.bias.copy_(torch.tensor([0.0, 0, 0, -1, 1, 0.5]).repeat_interleave(16))
+    expected = x + 0.5 * block.mlp(torch.ones(16))
+    torch.testing.assert_close(block(x, torch.randn(3, 8)), expected, rtol=1e-6, atol=1e-6)  # float32
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 8), (1, 8, 7)])

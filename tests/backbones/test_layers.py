@@ -3,7 +3,7 @@ import math
 import torch
 from torch import nn
 
-from denoiselab.backbones.layers import TimeEmbedding, attention, zeroed
+from denoiselab.backbones.layers import CrossAttention, TimeEmbedding, attention, with_concat, zeroed
 from denoiselab.conditioning import Cond
 
 
@@ -30,6 +30,30 @@ def test_attention_is_softmax_of_queries_and_keys_over_the_root_of_the_width():
 def test_attention_moves_with_its_tokens():
     qkv, order = torch.randn(2, 5, 12, dtype=torch.float64), torch.tensor([4, 1, 0, 3, 2])
     torch.testing.assert_close(attention(qkv[:, order], 2), attention(qkv, 2)[:, order], rtol=1e-13, atol=1e-14)
+
+
+def test_cross_attention_is_softmax_over_the_tokens_that_are_there():
+    B, L, M, heads, d = 2, 5, 4, 3, 4
+    layer = CrossAttention(heads * d, 7, heads).double()
+    nn.init.normal_(layer.out.weight)
+    x, tokens = torch.randn(B, L, heads * d, dtype=torch.float64), torch.randn(B, M, 7, dtype=torch.float64)
+    mask = torch.tensor([[True, False, True, True], [False, True, False, False]])
+    k, v = layer.kv(tokens).chunk(2, dim=-1)
+    expected = torch.empty(B, L, heads * d, dtype=torch.float64)
+    for b in range(B):
+        there = mask[b]
+        for h in range(heads):
+            own = slice(h * d, h * d + d)
+            weights = torch.softmax(layer.q(x)[b, :, own] @ k[b, there, own].T / math.sqrt(d), dim=1)
+            expected[b, :, own] = weights @ v[b, there, own]
+    torch.testing.assert_close(layer(x, tokens, mask), layer.out(expected), rtol=1e-12, atol=1e-13)
+
+
+def test_channels_come_after_those_of_x_and_are_zeros_where_nothing_is_told():
+    x, concat = torch.randn(2, 3, 4, 4), torch.randn(2, 1, 4, 4)
+    assert torch.equal(with_concat(x, Cond(concat=concat), 1), torch.cat([x, concat], 1))
+    assert torch.equal(with_concat(x, Cond(), 1)[:, 3:], torch.zeros_like(concat))
+    assert with_concat(x, Cond(concat=concat), 0) is x
 
 
 def test_the_waves_are_sines_and_cosines_of_a_thousand_t():

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from denoiselab.callbacks import LossByLogSNR
 from denoiselab.cli import build, checks, fit, guides, refusals, rules
 from denoiselab.cli.entry import CONF, composed
-from denoiselab.cli.resume import leaves
-from denoiselab.conditioning.wishes import balanced_labels
+from denoiselab.conditioning import Wishes
+from denoiselab.conditioning.wishes import numbered
 from denoiselab.data import ImageDataModule
 from denoiselab.data.source import to_float
 from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.guidance import Autoguidance, Classifier, Guidance
+from denoiselab.nested import leaves
 from denoiselab.objectives import CrossEntropy
 from denoiselab.pipeline import Recipe
 from denoiselab.samplers.sampler import precise
@@ -90,7 +91,8 @@ def with_voice(parts: build.Parts) -> build.Parts:
 def learn(parts: build.Parts, batch: dict[str, Tensor]) -> None:
     """The losses of a batch are finite, and so is their gradient, which reaches every tensor of the network."""
     x0 = parts.pipeline.codec.encode(to_float(batch["image"]))
-    losses = parts.objective(parts.pipeline.denoiser, x0, parts.pipeline.conditioner(batch))
+    told = numbered(parts.pipeline.conditioner, batch, range(len(x0)))
+    losses = parts.objective(parts.pipeline.denoiser, x0, parts.pipeline.conditioner(told))
     assert losses.shape == (len(x0),)
     assert losses.isfinite().all()
     losses.mean().backward()
@@ -104,8 +106,8 @@ def step(parts: build.Parts) -> None:
     learn(with_voice(parts), parts.source.train.__getitems__(range(3)))
     if isinstance(parts.objective, CrossEntropy):
         return
-    labels = balanced_labels(range(2), parts.source.num_classes)
-    assert parts.pipeline.sample(parts.recipe, range(2), labels, seed=0).images.shape == (2, *parts.source.shape)
+    wish = Wishes(parts.pipeline.conditioner, parts.source.num_classes, parts.source.test)(range(2))
+    assert parts.pipeline.sample(parts.recipe, range(2), wish, seed=0).images.shape == (2, *parts.source.shape)
 
 
 # What an option needs beside it. Guides that are runs, tests/cli/test_guides.py makes; the matrices take plain ones.
@@ -113,6 +115,7 @@ WITH = {
     ("schedule", "learned"): ["loss=vlb"],
     ("schedule", "table"): ["schedule.betas=[0.1,0.3,0.6,0.9]"],
     ("conditioning", "none"): ["guidance=none"],
+    ("guidance", "cfg_each"): ["guidance.scales=[1.5]"],
     ("spacing", "custom"): ["spacing.times=[1,0.5,0.2]"],
 }
 APART = {

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 
+from denoiselab.cli.checks import check_words
+from denoiselab.cli.entry import CONF, composed
 from denoiselab.data import Digits, digits
+from denoiselab.errors import ConfigError, IncompatibleError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,59 @@ def test_each_class_is_split_4_to_1_to_within_one_image(source):
 def test_the_split_never_changes(source):
     # A figure computed on another split is not comparable: this number may only change with a new name for the data.
     assert source.fingerprint == "0023daf805a83b1a214588ac1fa14c24c1f2a1b4aac8b057783113d3d2adf5c7"
+
+
+def test_at_the_size_of_the_files_they_are_as_they_are(source):
+    assert Digits(8).fingerprint == source.fingerprint
+
+
+@pytest.mark.parametrize("size", [16, 24, 32, 40])
+def test_enlarged_digits_are_those_of_bilinear_interpolation(source, size):
+    large = Digits(size)
+    assert large.shape == tuple(large.train.images.shape[1:]) == (1, size, size)
+    for own, other in ((large.train, source.train), (large.test, source.test)):
+        assert torch.equal(own.labels, other.labels)
+        known = nn.functional.interpolate(other.images.double(), size, mode="bilinear", align_corners=False)
+        assert float((own.images - known).abs().max()) <= 0.5 + 1e-9  # rounded to the nearest
+
+
+def test_enlarged_digits_keep_their_content():
+    # The mean over the k x k pixels that a pixel became gives 8 x 8 images again, smoothed; those tell all apart that
+    # were apart, and 64 dimensions hold all but what rounding to levels adds, at the most 1/12 a pixel.
+    large = Digits(32).train.images.flatten(1).double()
+    spectrum = torch.linalg.svdvals(large)
+    assert float(spectrum[64:].square().sum()) / large.numel() < 1 / 11
+    assert float(spectrum[40]) ** 2 / len(large) > 100
+
+
+def test_another_size_is_another_data_set_with_another_classifier(source, tmp_path):
+    sizes = [Digits(size) for size in (8, 16, 32)]
+    assert len({made.fingerprint for made in sizes}) == 3
+    assert {made.name for made in sizes} == {"digits"}
+
+
+def test_the_enlarged_digits_never_change():
+    assert Digits(32).fingerprint == ENLARGED
+
+
+ENLARGED = "56f36e371c7edb06e7d2b49fcab046587454fa3d41db4568486c18776f63a1d2"
+
+
+@pytest.mark.parametrize("size", [0, -8, 4, 12, 28, 264])
+def test_a_size_that_is_no_multiple_of_8_is_refused_in_one_line(size):
+    with pytest.raises(ConfigError, match=rf"^data\.size={size} is no size .*; take a multiple of 8 from 8 to 256$"):
+        Digits(size)
+
+
+def test_on_the_command_line_too_before_anything_is_built():
+    def words(size: int) -> None:
+        check_words(["data=digits", f"data.size={size}"], CONF, lambda chosen: composed("train", chosen))
+
+    words(24)
+    with pytest.raises(IncompatibleError, match=r"no multiple of 8; take data\.size=16 or 32$"):
+        words(28)
+    with pytest.raises(ConfigError, match=r"data\.size=0 makes no sense"):
+        words(0)
 
 
 def test_without_the_file_sklearn_reads_the_same(source, monkeypatch, tmp_path):

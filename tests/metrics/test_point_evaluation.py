@@ -166,7 +166,7 @@ def test_an_interrupted_evaluation_is_gone_on_with_and_says_what_it_would_have_s
         def __init__(self) -> None:
             super().__init__()
             self.pipeline = point_pipeline(source)
-            self.denoiser = self.pipeline.denoiser
+            self.denoiser, self.conditioner = self.pipeline.denoiser, self.pipeline.conditioner
             self.made, self.last = 0, 3
 
         def generate(self, *what):

@@ -2,7 +2,8 @@
 
 from denoiselab.backbones.dit import DiT
 from denoiselab.backbones.encoder import Encoder
+from denoiselab.backbones.jit import JiT
 from denoiselab.backbones.mlp import MLP, ReLUMLP
 from denoiselab.backbones.unet import UNet
 
-__all__ = ["MLP", "DiT", "Encoder", "ReLUMLP", "UNet"]
+__all__ = ["MLP", "DiT", "Encoder", "JiT", "ReLUMLP", "UNet"]

@@ -3,15 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from denoiselab.backbones.layers import TimeEmbedding, attention, zeroed
+from denoiselab.backbones.layers import CrossAttention, TimeEmbedding, attention, with_concat, zeroed
+from denoiselab.backbones.patches import check_patches, joined
 from denoiselab.conditioning.cond import Cond
-from denoiselab.errors import ConfigError
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its own scale, shift and gate from the embedding; the gates start at 0."""
+    """Attention and MLP, each with its own scale, shift and gate from the embedding; the gates start at 0.
 
-    def __init__(self, width: int, heads: int, embedding: int, mlp_ratio: int) -> None:
+    Of token_dim, attention to tokens between the two (PixArt-alpha, Chen 2023, §2.3), whose output starts at 0 too.
+    """
+
+    def __init__(self, width: int, heads: int, embedding: int, mlp_ratio: int, token_dim: int = 0) -> None:
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
@@ -21,16 +24,22 @@ class Block(nn.Module):
             nn.Linear(width, mlp_ratio * width), nn.GELU("tanh"), nn.Linear(mlp_ratio * width, width)
         )
         self.modulation = zeroed(nn.Linear(embedding, 6 * width))
+        self.cross_norm = nn.LayerNorm(width) if token_dim else None
+        self.cross = CrossAttention(width, token_dim, heads) if token_dim else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
         x = x + gate1 * self.out(attention(self.qkv(self.norm1(x) * (1 + scale1) + shift1), self.heads))
+        if self.cross is not None and self.cross_norm is not None and tokens is not None:
+            x = x + self.cross(self.cross_norm(x), tokens, mask)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
 class DiT(nn.Module):
     """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t in the channels; patch x patch pixels are a token.
 
+    concat_dim: the channels of Cond.concat: (B, concat_dim, H, W), in the patches after those of x_t.
+    token_dim: the width of Cond.tokens: (B, L, token_dim), which each block attends to.
     Raises ConfigError where the patch does not divide the image's sides, or the heads the width.
     """
 
@@ -44,31 +53,26 @@ class DiT(nn.Module):
         heads: int = 4,
         mlp_ratio: int = 4,
         outputs: int = 1,
+        concat_dim: int = 0,
+        token_dim: int = 0,
     ) -> None:
         super().__init__()
         channels, height, side = shape
-        if height % patch or side % patch:
-            raise ConfigError(
-                f"backbone.patch={patch} does not divide the image's sides {height} and {side}; take a divisor of both"
-            )
-        if width % heads:
-            raise ConfigError(f"backbone.heads={heads} does not divide backbone.width={width}; take a divisor of it")
-        self.patch, self.rows = patch, height // patch
+        check_patches(shape, patch, width, heads)
+        self.patch, self.rows, self.concat_dim = patch, height // patch, concat_dim
         self.embed = TimeEmbedding(width, cond_dim)
-        self.stem = nn.Conv2d(channels, width, patch, stride=patch)
+        self.stem = nn.Conv2d(channels + concat_dim, width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(self.rows * (side // patch), width))
-        self.blocks = nn.ModuleList(Block(width, heads, width, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, width, mlp_ratio, token_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.head = zeroed(nn.Linear(width, outputs * channels * patch**2))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         embedding = self.embed(t, cond)
-        tokens = self.stem(x).flatten(2).transpose(1, 2) + self.position
+        told = embedding, None if cond.tokens is None else cond.tokens.to(x.dtype), cond.mask
+        h = self.stem(with_concat(x, cond, self.concat_dim)).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
-            tokens = block(tokens, embedding)
+            h = block(h, *told)
         scale, shift = self.modulation(embedding)[:, None].chunk(2, dim=-1)
-        patches = self.head(self.norm(tokens) * (1 + scale) + shift)
-        p = self.patch
-        grid = patches.unflatten(1, (self.rows, -1)).unflatten(-1, (-1, p, p))  # (B, rows, columns, C, p, p)
-        return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return joined(self.head(self.norm(h) * (1 + scale) + shift), self.rows, self.patch)

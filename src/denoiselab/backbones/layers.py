@@ -1,4 +1,8 @@
-"""What the backbones share: time embedding, attention, adaptive scale and shift."""
+"""What the backbones share: time embedding, attention, and what they are told beside x_t and t.
+
+Attention of queries to keys and values (Vaswani 2017, eq. 1): softmax(q k^T / sqrt(d)) v, in each head by itself. The
+keys that a mask leaves out have weight exactly 0.
+"""
 
 import math
 
@@ -34,8 +38,40 @@ class TimeEmbedding(nn.Module):
 
 def attention(qkv: Tensor, heads: int) -> Tensor:
     """Self-attention of (B, L, 3 D), the queries, keys and values side by side -> (B, L, D)."""
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return attended(*by_heads(qkv, 3, heads))
+
+
+def by_heads(x: Tensor, parts: int, heads: int) -> Tensor:
+    """(B, L, parts D), the parts side by side -> (parts, B, heads, L, D / heads)."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Queries (B, heads, L, d) to keys and values (B, heads, M, d), those that mask: bool (B, M) keeps -> (B, L, D)."""
+    kept = None if mask is None else mask[:, None, None]
+    return nnf.scaled_dot_product_attention(q, k, v, kept).transpose(1, 2).flatten(2)
+
+
+class CrossAttention(nn.Module):
+    """From x: (B, L, width) to Cond.tokens: (B, M, token_dim) and Cond.mask -> (B, L, width), which is 0 at first."""
+
+    def __init__(self, width: int, token_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(token_dim, 2 * width)
+        self.out = zeroed(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = *by_heads(self.q(x), 1, self.heads), *by_heads(self.kv(tokens), 2, self.heads)
+        return self.out(attended(q, k, v, mask))
+
+
+def with_concat(x: Tensor, cond: Cond, channels: int) -> Tensor:
+    """x_t: (B, C, H, W) with Cond.concat, of so many channels, after its own; zeros where nothing is told."""
+    if not channels:
+        return x
+    told = x.new_zeros(len(x), channels, *x.shape[2:]) if cond.concat is None else cond.concat
+    return torch.cat([x, told.to(x.dtype)], 1)
 
 
 def blocks(backbone: nn.Module) -> list[nn.Module]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from denoiselab.backbones.layers import TimeEmbedding, attention, zeroed
+from denoiselab.backbones.layers import CrossAttention, TimeEmbedding, attention, with_concat, zeroed
 from denoiselab.conditioning.cond import Cond
 from denoiselab.errors import ConfigError
 
@@ -49,23 +49,41 @@ class SelfAttention(nn.Module):
         return x + self.out(attention(self.qkv(h), self.heads)).transpose(1, 2).reshape(x.shape)
 
 
-class Block(nn.Module):
-    """A residual block, and attention after it where there are heads."""
+class TokenAttention(nn.Module):
+    """Attention of all positions to the tokens that the network is told; plus the input."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, heads: int) -> None:
+    def __init__(self, channels: int, token_dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm, self.attention = group_norm(channels), CrossAttention(channels, token_dim, heads)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        h = self.norm(x).flatten(2).transpose(1, 2)
+        return x + self.attention(h, tokens, mask).transpose(1, 2).reshape(x.shape)
+
+
+class Block(nn.Module):
+    """A residual block; after it, where there are heads, attention to itself and, of token_dim, to tokens."""
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, dropout: float, heads: int, token_dim: int = 0
+    ) -> None:
         super().__init__()
         self.residual = ResBlock(inputs, outputs, embedding, dropout)
         self.attention = SelfAttention(outputs, heads) if heads else nn.Identity()
+        self.cross = TokenAttention(outputs, token_dim, heads) if heads and token_dim else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.residual(x, embedding))
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        h = self.attention(self.residual(x, embedding))
+        return h if self.cross is None or tokens is None else self.cross(h, tokens, mask)
 
 
 class UNet(nn.Module):
     """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t, one after the other in the channels.
 
     channels: the width at full resolution; multipliers: the width of each resolution, each half the one before, as a
-    multiple of it; attention: the sides, in pixels, at which there is self-attention.
+    multiple of it; attention: the sides, in pixels, at which there is self-attention, and in the middle always.
+    concat_dim: the channels of Cond.concat: (B, concat_dim, H, W), which the first layer sees after those of x_t.
+    token_dim: the width of Cond.tokens: (B, L, token_dim), attended to after each self-attention (Rombach 2022, §3.3).
     Raises ConfigError where the image's sides cannot be halved that often, or the heads do not divide a width.
     """
 
@@ -80,9 +98,12 @@ class UNet(nn.Module):
         heads: int = 4,
         dropout: float = 0.0,
         outputs: int = 1,
+        concat_dim: int = 0,
+        token_dim: int = 0,
     ) -> None:
         super().__init__()
         image_channels, height, width = shape
+        self.concat_dim = concat_dim
         if not multipliers:
             raise ConfigError("backbone.multipliers=[] leaves the U-Net no resolution; give it one, such as [1,2]")
         factor = 2 ** (len(multipliers) - 1)
@@ -97,10 +118,11 @@ class UNet(nn.Module):
             raise ConfigError(f"backbone.heads={heads} does not divide the widths {sorted(attended)}; take a divisor")
         embedding = 4 * channels
         self.embed = TimeEmbedding(embedding, cond_dim)
-        self.stem = nn.Conv2d(image_channels, channels, 3, padding=1)
+        self.stem = nn.Conv2d(image_channels + concat_dim, channels, 3, padding=1)
 
         def block(inputs: int, outputs: int, side: int | None = None) -> Block:
-            return Block(inputs, outputs, embedding, dropout, heads if side is None or side in attention else 0)
+            attentive = heads if side is None or side in attention else 0
+            return Block(inputs, outputs, embedding, dropout, attentive, token_dim)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()  # blocks, and convolutions between resolutions
         current, skips = channels, []
@@ -122,17 +144,18 @@ class UNet(nn.Module):
         self.head = nn.Sequential(group_norm(current), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        embedding, h, skips = self.embed(t, cond), self.stem(x), []
+        embedding, h, skips = self.embed(t, cond), self.stem(with_concat(x, cond, self.concat_dim)), []
+        told = embedding, None if cond.tokens is None else cond.tokens.to(x.dtype), cond.mask
         for layer in self.down:
             if isinstance(layer, Block):
-                h = layer(h, embedding)
+                h = layer(h, *told)
                 skips.append(h)
             else:
                 h = layer(h)
-        h = self.middle(h, embedding)
+        h = self.middle(h, *told)
         for layer in self.up:
             if isinstance(layer, Block):
-                h = layer(torch.cat([h, skips.pop()], dim=1), embedding)
+                h = layer(torch.cat([h, skips.pop()], dim=1), *told)
             else:
                 h = layer(nnf.interpolate(h, scale_factor=2.0, mode="nearest"))
         return self.head(h)

@@ -36,7 +36,7 @@ def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
         torch.manual_seed(seed_for(cfg.seed, "weights"))
         codec = instantiate(informed(cfg.codec, facts), _convert_="all")
         shape = codec.latent_shape(facts.shape)
-        conditioner = instantiate(informed(cfg.conditioning, facts, latent=shape), _convert_="all")
+        conditioner = instantiate(informed(cfg.conditioning, facts, shape, cfg.cache), _convert_="all")
         _check_routes(cfg, conditioner.routes)
         learns_variance = cfg.loss.get("variance") == "learned"
         backbone = instantiate(
@@ -52,16 +52,18 @@ def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
         return Pipeline(denoiser, conditioner, codec, facts.shape)
 
 
-def informed(part: DictConfig, facts: Facts, latent: tuple[int, ...] = ()) -> Any:
+def informed(part: DictConfig, facts: Facts, latent: tuple[int, ...] = (), cache: str | None = None) -> Any:
     """A part, and the parts within it, with what they ask of the data by a key that is null: unless it says it itself.
 
-    num_classes, class_names, image_shape; latent_shape, that of what is diffused.
+    num_classes, class_names, image_shape; latent_shape, that of what is diffused; and cache, the folder of what is made
+    once.
     """
     told = {
         "num_classes": len(facts.class_names),
         "class_names": list(facts.class_names),
         "image_shape": list(facts.shape),
         "latent_shape": list(latent),
+        "cache": cache,
     }
     return OmegaConf.create(_filled(plain(part), told))
 
@@ -99,11 +101,11 @@ def parts(cfg: DictConfig) -> Parts:
     """Raises ConfigError, and IncompatibleError for a combination without meaning."""
     rules.check_rules(cfg, rules.CONFIG_RULES)
     source = instantiate(cfg.data)
-    if "num_classes" in cfg.conditioning and source.num_classes < 1:
+    if {"num_classes", "class_names"} & set(cfg.conditioning) and source.num_classes < 1:
         points = "take conditioning=none guidance=none, or data=moons, mixture or pinwheel, which have classes"
         images = "a sub-folder for each class would give them; or take conditioning=none guidance=none metrics=none"
         raise ConfigError(
-            f"conditioning=class needs labels, and data={source.name} has none: "
+            f"conditioning=class and text need labels, and data={source.name} has none: "
             f"{points if len(source.shape) == 1 else images}"
         )
     if cfg.metrics and "extractor" in cfg.metrics:
@@ -131,7 +133,7 @@ def _check_figures(cfg: DictConfig, source: Source) -> None:
 def check_again(trained: DictConfig, cfg: DictConfig) -> None:
     """What a run's samples are made and judged with now, `cfg`, beside what it was trained with: IncompatibleError."""
     both = trained.copy()
-    for axis in ("threshold", "metrics", "extractor", "guidance"):
+    for axis in ("threshold", "metrics", "extractor", "guidance", "sampler", "inpainting"):
         if axis in cfg:
             both[axis] = cfg[axis]
     rules.check_rules(both, rules.CONFIG_RULES)
@@ -164,13 +166,19 @@ def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
     return made
 
 
-def recipe(cfg: DictConfig) -> Recipe:
+def recipe(cfg: DictConfig, image_shape: tuple[int, ...] | None = None) -> Recipe:
+    """Raises ConfigError and DataError, for images of that shape, for a mask that is none of theirs."""
+    inpainting = instantiate(cfg.inpainting) if cfg.get("inpainting") else None
+    if inpainting is not None and image_shape is not None:
+        inpainting.masks(image_shape)
+    axes = ("sampler", "spacing", "guidance", "threshold", *(["inpainting"] if inpainting else []))
     return Recipe(
         instantiate(cfg.sampler),
         instantiate(cfg.guidance),
         instantiate(cfg.threshold) if cfg.threshold else None,
-        words(cfg, ("sampler", "spacing", "guidance", "threshold")) | ({"float64": True} if cfg.get("float64") else {}),
+        words(cfg, axes) | ({"float64": True} if cfg.get("float64") else {}),
         cfg.get("float64", False),
+        inpainting,
     )
 
 

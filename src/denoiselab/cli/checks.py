@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli.limits import FREE, LIMITS
+from denoiselab.cli.limits import FREE, limit_of
 from denoiselab.cli.rules import check_rules
 from denoiselab.errors import ConfigError
 
@@ -49,7 +49,7 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
     if missing:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=<a run's folder>")
     for key, value in _leaves(cfg):
-        limit = LIMITS.get(key)
+        limit = limit_of(key)
         if limit is None or (value is None and (limit.null or OmegaConf.select(base, key) is None)):
             continue
         if not all(map(limit.allows, value if OmegaConf.is_list(value) else [value])):
@@ -91,8 +91,8 @@ def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
         fits = isinstance(item, int | float) if kind is float else isinstance(item, kind)
         if isinstance(item, bool) != isinstance(example, bool) or not fits:
             names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-            limit = LIMITS[key]._replace(whole=False) if key in LIMITS else None
-            allowed = f"; allowed: {limit}" if limit else f", as {shown(example)} is"
+            limit = limit_of(key)
+            allowed = f"; allowed: {limit._replace(whole=False)}" if limit else f", as {shown(example)} is"
             if kind is int and isinstance(item, float) and item.is_integer():
                 allowed = f"; write {item:.0f}"
             raise ConfigError(f"{key}={shown(value)} is not {names.get(kind, kind.__name__)}{allowed}")

@@ -62,7 +62,7 @@ def run(cfg: DictConfig) -> float:
             with _logged(cfg, trained, about, work) as log:
                 figures: dict[str, Any] = {}
                 if evaluation is not None:
-                    recipe = build.recipe(cfg)
+                    recipe = build.recipe(cfg, pipeline.image_shape)
                     _draw(pipeline, recipe, data, cfg, folder)
                     figures = work.part(
                         "samples",
@@ -140,7 +140,7 @@ def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, fol
     if path.exists():  # of an evaluation that is gone on with
         return
     indices = range(min(most, cfg.n or len(data.test)))
-    wishes = Wishes(pipeline.conditioner, data.num_classes, data.test)
+    wishes = Wishes(pipeline.conditioner, data.num_classes, data.test, of_images=recipe.inpainting is not None)
     batches = list(pipeline.generate(recipe, indices, wishes, cfg.seed, cfg.batch_size))
     if isinstance(data, Points):
         made, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
@@ -148,7 +148,7 @@ def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, fol
         write_png(beside(data, data.in_plane(made), told), path)
     else:
         rows = torch.cat([pipeline.explained(batch) for batch in batches])
-        write_png(grid(rows.flatten(0, 1), COLUMNS // pipeline.views * pipeline.views), path)
+        write_png(grid(rows.flatten(0, 1), COLUMNS // rows.shape[1] * rows.shape[1]), path)
 
 
 @contextmanager

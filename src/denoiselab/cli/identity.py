@@ -16,8 +16,9 @@ import torch
 from omegaconf import DictConfig
 
 import denoiselab
-from denoiselab.cli import build, resume
+from denoiselab.cli import build
 from denoiselab.data.source import Source
+from denoiselab.nested import leaves
 from denoiselab.pipeline import Pipeline
 
 PACKAGE = Path(denoiselab.__file__).parent
@@ -54,6 +55,8 @@ def identity(
     told = {key: repr(value) for key, value in _leaves(now)}
     told |= {f"trained.{key}": repr(value) for key, value in _leaves({k: model[k] for k in _MODEL if k in model})}
     guides = [path for path in map(build.guide_file, now["guidance"].values()) if path is not None]
+    parts = (now.get("inpainting"), model["conditioning"])
+    guides += [Path(part["mask"]) for part in parts if part and Path(str(part.get("mask"))).is_file()]
     told |= {f"file {path}": build.hash_of(path) for path in guides}
     targets = {value for config in (now, model) for key, value in _leaves(config) if key.endswith("_target_")}
     own = sorted({file for file in map(_own_file, targets) if file is not None})
@@ -70,7 +73,7 @@ def identity(
 
 
 def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in resume.leaves(config):
+    for key, value in leaves(config):
         found = key.startswith(("metrics.", "extractor.")) and key.endswith((".cache", ".weights"))
         if not found and not any(key == free or key.startswith(f"{free}.") for free in _FREE):
             yield key, value

@@ -39,6 +39,7 @@ COUNT, NATURAL, POSITIVE, SHARE = Limit(1, whole=True), Limit(0), Limit(0, above
 SOME = Limit(2, whole=True)  # of what one says nothing
 COUNT_OR_NULL, SOME_OR_NULL = COUNT._replace(null=True), SOME._replace(null=True)
 
+
 # What Lightning judges itself, in more forms than a type can tell; and what is a number or a list of numbers.
 FREE = ("trainer.devices", "trainer.precision", "trainer.deterministic", "ema.decay", "ema.sigma_rel")
 
@@ -112,6 +113,7 @@ LIMITS = {
     "threshold.percentile": Limit(0, 1, above=True),
     "threshold.high": Limit(),
     "guidance.scale": Limit(),
+    "guidance.scales": Limit(),
     "guidance.sigma_low": NATURAL,
     "guidance.sigma_high": Limit(0, above=True, null=True),
     "guidance.rescale": SHARE,
@@ -121,6 +123,17 @@ LIMITS = {
     "conditioning.num_classes": COUNT_OR_NULL,
     "backbone.num_classes": COUNT_OR_NULL,
     "conditioning.drop": SHARE,
+    "conditioning.factor": SOME,
+    "conditioning.enlarge": Limit(words=("nearest", "bilinear")),
+    "conditioning.null": Limit(words=("learned", "zero")),
+    "inpainting.jump": COUNT,
+    "inpainting.resamples": COUNT,
+    "conditioning.route": Limit(words=("tokens", "vector", "both")),
+    "conditioning.length": SOME,
+    "conditioning.tell": SHARE,
+    "conditioning.encoder.width": COUNT,
+    "conditioning.encoder.depth": COUNT,
+    "conditioning.encoder.heads": COUNT,
     "backbone.channels": COUNT,
     "backbone.blocks": COUNT,
     "backbone.multipliers": COUNT,
@@ -128,6 +141,7 @@ LIMITS = {
     "backbone.heads": COUNT,
     "backbone.dropout": Limit(0, 0.99),
     "backbone.patch": COUNT,
+    "backbone.bottleneck": COUNT,
     "backbone.width": COUNT,
     "backbone.depth": COUNT,
     "backbone.mlp_ratio": COUNT,
@@ -226,3 +240,9 @@ LIMITS = {
     "callbacks.checkpoint.monitor": Limit(words=MONITORS, null=True),
     "callbacks.checkpoint.every_n_train_steps": COUNT_OR_NULL,
 }
+
+
+def limit_of(key: str) -> Limit | None:
+    """That of a key of a part of conditioning=several is that of the part by itself."""
+    axis, _, rest = key.partition(".")
+    return LIMITS.get(key) or (LIMITS.get(f"{axis}.{rest.partition('.')[2]}") if axis == "conditioning" else None)

@@ -8,7 +8,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from denoiselab.cli import state
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.files import replacing
+from denoiselab.nested import leaves
 
 # What may be another when a run goes on: where and how it runs, what is looked at and what is kept.
 _TRAINER = (
@@ -157,14 +158,6 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             f"{now['trainer']['max_steps']} steps, and before it was not; optimizer.decay=constant knows no end)"
         )
     return list(lines.values())
-
-
-def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def free(key: str) -> bool:

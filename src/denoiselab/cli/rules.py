@@ -61,7 +61,17 @@ LEARNS = OmegaConf.create({"_target_": "VariationalBound"})  # where no loss is 
 
 
 def _guides(cfg: DictConfig) -> bool:
+    if _is(cfg.get("guidance"), "ClassifierFreeEach"):
+        return any(scale != 1 for scale in cfg.guidance.scales)
     return _is(cfg.get("guidance"), "ClassifierFree") and cfg.guidance.scale != 1
+
+
+def conditions(cfg: DictConfig) -> list[DictConfig]:
+    """The parts of the conditioning, in their order."""
+    told: DictConfig | None = cfg.get("conditioning")
+    if told is None or not _is(told, "Several"):
+        return [] if told is None else [told]
+    return [part for part in told.values() if isinstance(part, DictConfig)]
 
 
 def _points(cfg: DictConfig) -> bool:
@@ -102,8 +112,8 @@ _ALL = "; experiment=points takes all that points need"
 # What the parts themselves cannot see, as it is between them.
 CONFIG_RULES = (
     Rule(
-        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "Encoder"),
-        "backbone=unet and dit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
+        lambda cfg: _points(cfg) and _is(cfg.get("backbone"), "UNet", "DiT", "JiT", "Encoder"),
+        "backbone=unet, dit and jit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
     ),
     Rule(
         lambda cfg: _points(cfg) and "codec" in cfg and not _is(cfg.codec, "Identity"),
@@ -158,12 +168,37 @@ CONFIG_RULES = (
         "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
     ),
     Rule(
+        lambda cfg: bool(cfg.get("inpainting")) and _points(cfg),
+        "inpainting keeps pixels of images, and these data are points; take inpainting=none",
+    ),
+    Rule(
+        lambda cfg: bool(cfg.get("inpainting")) and _is(cfg.get("conditioning"), "Inpainting"),
+        "inpainting is for models that were not trained to inpaint, and conditioning=inpainting has masks of its own; "
+        "take inpainting=none",
+    ),
+    Rule(
+        lambda cfg: (_part(cfg.get("inpainting"), "jump") or 0) >= (_part(cfg.get("sampler"), "steps") or math.inf),
+        "inpainting.jump goes back to before the first of the sampler's steps; take a jump below sampler.steps",
+    ),
+    Rule(
+        lambda cfg: _points(cfg) and _is(cfg.get("conditioning"), "SuperResolution", "Colourisation", "Inpainting"),
+        "this conditioning tells images, and these data are points; take conditioning=none" + _ALL,
+    ),
+    Rule(
         lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),
         "guidance=cfg needs a condition to strengthen, and conditioning=none gives none; "
         "take guidance=none or conditioning=class",
     ),
     Rule(
-        lambda cfg: _guides(cfg) and _part(cfg.get("conditioning"), "drop") == 0,
+        lambda cfg: (
+            _is(cfg.get("guidance"), "ClassifierFreeEach")
+            and ("conditioning" in cfg and len(cfg.guidance.scales) != len(conditions(cfg)))
+        ),
+        "guidance=cfg_each has a scale for each part of the condition, and guidance.scales are not as many; take "
+        "conditioning=several, which has parts, and one number for each, or guidance=cfg",
+    ),
+    Rule(
+        lambda cfg: _guides(cfg) and any(_part(part, "drop") == 0 for part in conditions(cfg)),
         "guidance=cfg needs the unconditional model, which conditioning.drop=0 never trains; "
         "take conditioning.drop=0.1 or guidance=none",
     ),
@@ -210,6 +245,10 @@ RULES = (
         lambda cfg: bool(cfg.get("run") and cfg.get("analytic")),
         "run and analytic are two denoisers, and there can be one; take run=<folder> for the trained network or "
         "analytic=<option> for the exact one",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("data"), "Digits") and bool((_part(cfg.data, "size") or 8) % 8),
+        "data.size of digits, which are enlarged from 8 pixels a side, is no multiple of 8; take data.size=16 or 32",
     ),
     Rule(
         lambda cfg: (

@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     pipeline, trained, about = runs.given(cfg)
     build.check_again(trained, cfg)
-    recipe = build.recipe(cfg)
+    recipe = build.recipe(cfg, pipeline.image_shape)
     if cfg.invert:
         figures = invert_images(pipeline, recipe, instantiate(trained.data), cfg.n, cfg.batch_size, folder)
         facts = {**about["origin"], "n": cfg.n, **figures, **recipe.words, "code": runs.code_version()}
@@ -32,8 +32,9 @@ def run(cfg: DictConfig) -> None:
         runs.conclude(f"mean error {figures['error']:.4f} of images in [-1, 1]", {}, [folder / "grid.png"])
         return
     classes = _classes(cfg, about["num_classes"])
-    source = instantiate(trained.data) if pipeline.conditioner.sees else None
-    wishes = Wishes(pipeline.conditioner, about["num_classes"], source and source.test, classes)
+    source = instantiate(trained.data) if pipeline.conditioner.sees or recipe.inpainting else None
+    of_images = recipe.inpainting is not None
+    wishes = Wishes(pipeline.conditioner, about["num_classes"], source and source.test, classes, of_images)
     batches = []
     what = "points" if len(pipeline.image_shape) == 1 else "images"
     with track(f"generating {cfg.n} {what}", cfg.n) as advance:

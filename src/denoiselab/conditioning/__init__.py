@@ -9,18 +9,29 @@ from denoiselab.conditioning.conditioner import (
     Plain,
     Shows,
     Unconditional,
+    judged_by,
 )
+from denoiselab.conditioning.image import Colourisation, SuperResolution
+from denoiselab.conditioning.inpainting import Inpainting
+from denoiselab.conditioning.several import Several
+from denoiselab.conditioning.text import Text
 from denoiselab.conditioning.wishes import Wishes
 
 __all__ = [
     "ClassLabel",
+    "Colourisation",
     "Cond",
     "Conditioner",
+    "Inpainting",
     "Judges",
     "Keeps",
     "Plain",
     "Routes",
+    "Several",
     "Shows",
+    "SuperResolution",
+    "Text",
     "Unconditional",
     "Wishes",
+    "judged_by",
 ]

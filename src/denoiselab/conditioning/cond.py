@@ -1,9 +1,11 @@
 """What a network is told beside x_t and t, by the three routes of the literature."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 
 class Routes(NamedTuple):
@@ -24,11 +26,27 @@ class Cond(NamedTuple):
 
     def where(self, mask: Tensor, other: "Cond") -> "Cond":
         """This condition where mask: (B,) is true, the other one elsewhere; sample by sample. Without parts."""
-        return Cond(*[_where(mask, a, b) for a, b in zip(self[:-1], other[:-1], strict=True)])  # type: ignore[arg-type]
+        return Cond(*[_where(mask, a, b) for a, b in zip(*_as_long(self, other), strict=True)])  # type: ignore[arg-type]
 
     def cat(self, other: "Cond") -> "Cond":
         """Both batches, one after the other. Without parts."""
-        return Cond(*[_cat(a, b) for a, b in zip(self[:-1], other[:-1], strict=True)])  # type: ignore[arg-type]
+        return Cond(*[_cat(a, b) for a, b in zip(*_as_long(self, other), strict=True)])  # type: ignore[arg-type]
+
+
+def _as_long(*conds: Cond) -> Sequence[tuple[Tensor | None, ...]]:
+    """Their routes, the tokens of all as many: those that are added are masked."""
+    tokens = [cond.tokens for cond in conds if cond.tokens is not None]
+    if len(tokens) < len(conds) or (
+        len({x.shape[1] for x in tokens}) == 1 and len({cond.mask is None for cond in conds}) == 1
+    ):
+        return [cond[:-1] for cond in conds]
+    length = max(x.shape[1] for x in tokens)
+    made = []
+    for cond, x in zip(conds, tokens, strict=True):
+        there = x.new_ones(x.shape[:2], dtype=torch.bool) if cond.mask is None else cond.mask
+        more = length - x.shape[1]
+        made.append(cond._replace(tokens=nnf.pad(x, (0, 0, 0, more)), mask=nnf.pad(there, (0, more)))[:-1])
+    return made
 
 
 def _cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:

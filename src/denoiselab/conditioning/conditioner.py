@@ -38,6 +38,14 @@ class Conditioner(nn.Module, ABC):
         """No condition, for a batch like that of `cond`."""
 
     @abstractmethod
+    def each(self, batch: Batch) -> list[tuple["Conditioner", Batch]]:
+        """The conditions that it is made of, each with what it sees of a batch."""
+
+    @abstractmethod
+    def steps(self, cond: Cond) -> list[Cond]:
+        """From no condition to `cond`: with each part told in turn, beside those before it."""
+
+    @abstractmethod
     def dropped(self, cond: Cond, u: Tensor) -> Cond:
         """`cond`, but none where u: (B, coins) or (B,), uniform in [0, 1), is below `drop`: for guidance."""
 
@@ -48,6 +56,12 @@ class Plain(Conditioner, ABC):
     def dropped(self, cond: Cond, u: Tensor) -> Cond:
         return self.null(cond).where(u.reshape(len(u), -1)[:, 0] < self.drop, cond) if self.drop else cond
 
+    def each(self, batch: Batch) -> list[tuple[Conditioner, Batch]]:
+        return [(self, batch)]
+
+    def steps(self, cond: Cond) -> list[Cond]:
+        return [self.null(cond), cond]
+
 
 class Judges(ABC):
     """A conditioner that can tell how well images do as they are told."""
@@ -55,6 +69,15 @@ class Judges(ABC):
     @abstractmethod
     def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Figures, float (B,) each, of uint8 images: (B, C, H, W); all on the CPU."""
+
+
+def judged_by(conditioner: Conditioner, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """What all judges among its parts say of uint8 images: (B, C, H, W); all on the CPU."""
+    figures: dict[str, Tensor] = {}
+    for part, own in conditioner.each(batch):
+        if isinstance(part, Judges):
+            figures |= part.judge(images, own)
+    return figures
 
 
 class Shows(ABC):

@@ -8,12 +8,13 @@ from torch import Tensor
 from denoiselab.conditioning.conditioner import Conditioner
 from denoiselab.data.source import Batch, ImageSet
 from denoiselab.errors import RunError
-from denoiselab.randomness import generator
+from denoiselab.randomness import uniform
 
 
 class Wishes:
     """Sample i is asked for class i mod num_classes, or in turn for one of `classes`; where the conditioner sees more
-    than that, for what image i of `images` says, which begin again after the last.
+    than that, or `of_images` says so, for what image i of `images` says, or of those of `classes`, which begin again
+    after the last.
 
     Of texts those are asked for that were not trained on: batch["unseen"], bool (B,), is true.
     """
@@ -24,19 +25,23 @@ class Wishes:
         num_classes: int,
         images: ImageSet | None = None,
         classes: Sequence[int] | None = None,
+        of_images: bool = False,
     ) -> None:
         self.conditioner, self.images = conditioner, images
+        self.of_images = of_images or bool(conditioner.sees)
+        told = () if images is None or not self.of_images else images.labels.tolist()
+        self.chosen = [i for i, label in enumerate(told) if classes is None or label in classes]
         self.num_classes, self.classes = num_classes, classes
 
     def __call__(self, indices: Sequence[int]) -> Batch:
         """Raises RunError where there are no images to say what is asked for."""
-        if not self.conditioner.sees:
+        if not self.of_images:
             place = balanced_labels(indices, self.num_classes if self.classes is None else len(self.classes))
             wish = {"label": place if self.classes is None else torch.tensor(self.classes)[place]}
         elif self.images is None:
             raise RunError("this model is told something of an image, and there are none here; give data.root")
         else:
-            wish = self.images.__getitems__([i % len(self.images) for i in indices])
+            wish = dict(self.images.__getitems__([self.chosen[i % len(self.chosen)] for i in indices]))
         wish["unseen"] = torch.ones(len(indices), dtype=torch.bool)
         return numbered(self.conditioner, wish, indices)
 
@@ -50,9 +55,7 @@ def numbered(conditioner: Conditioner, batch: Batch, numbers: Sequence[int]) -> 
     """The batch with what the conditioner chooses at random, batch["u"], made of the images' numbers alone."""
     if not conditioner.draws:
         return batch
-    rows = [torch.rand(conditioner.draws, generator=generator("condition", i)) for i in numbers]
-    empty = torch.zeros(0, conditioner.draws)
-    return batch | {"u": torch.stack(rows).to(batch["label"].device) if rows else empty}
+    return batch | {"u": uniform(conditioner.draws, "condition", numbers).to(batch["label"].device)}
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

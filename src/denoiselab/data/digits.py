@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits that scikit-learn ships (UCI optical recognition of handwritten digits, test part).
 
-8x8 grey, 17 levels. Needs no download, so it is what a first run trains on.
+8x8 grey, 17 levels. Needs no download, so it is what a first run trains on. Enlarged by interpolation they have more
+pixels and no more content: images of any dimension D that lie close to a subspace of 64.
 """
 
 import gzip
@@ -14,18 +15,34 @@ import numpy as np
 import torch
 
 from denoiselab.data.source import InMemory, Source
+from denoiselab.errors import ConfigError
 
 _LEVELS = 16
+_SIDE, _LARGEST = 8, 256  # pixels
 
 
 @final
 class Digits(Source):
-    """1,437 training and 360 test images, each class split 4:1 to within one image. The split never changes."""
+    """1,437 training and 360 test images, each class split 4:1 to within one image. The split never changes.
+
+    size: pixels a side, a multiple of 8. Raises ConfigError for another.
+    """
 
     name = "digits"
     class_names = tuple("0123456789")
     flip = False
-    shape = (1, 8, 8)
+
+    def __init__(self, size: int = _SIDE) -> None:
+        if size % _SIDE or not _SIDE <= size <= _LARGEST:
+            raise ConfigError(
+                f"data.size={size} is no size that digits of {_SIDE} pixels a side are enlarged to; "
+                f"take a multiple of {_SIDE} from {_SIDE} to {_LARGEST}"
+            )
+        self._shape = (1, size, size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._shape
 
     @cached_property
     def train(self) -> InMemory:
@@ -38,7 +55,8 @@ class Digits(Source):
     @cached_property
     def _split(self) -> tuple[InMemory, InMemory]:
         values, labels = _read()
-        images = torch.from_numpy(np.round(values * 255 / _LEVELS).astype(np.uint8)).reshape(-1, *self.shape)
+        images = torch.from_numpy(np.round(values * 255 / _LEVELS).astype(np.uint8)).reshape(-1, 1, _SIDE, _SIDE)
+        images = _enlarged(images, self.shape[-1])
         classes = torch.from_numpy(labels.astype(np.int64))
         is_test = torch.from_numpy(_is_test(labels))
         return InMemory(images[~is_test], classes[~is_test]), InMemory(images[is_test], classes[is_test])
@@ -59,6 +77,18 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
     digits = load_digits()
     return digits.data, digits.target
+
+
+def _enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear, uint8 (N, 1, 8, 8) -> (N, 1, size, size). In whole numbers, so the same bits on every machine."""
+    unit = 2 * size // _SIDE  # the parts of a pixel's side: centres of small and large pixels lie on whole ones
+    weights = torch.zeros(size, _SIDE, dtype=torch.int64)
+    for i in range(size):
+        low, part = divmod(2 * i + 1 - unit // 2, unit)
+        for pixel, weight in ((low, unit - part), (low + 1, part)):
+            weights[i, min(max(pixel, 0), _SIDE - 1)] += weight  # edges are repeated
+    sums = weights @ images.to(torch.int64) @ weights.T
+    return ((sums + unit**2 // 2) // unit**2).to(torch.uint8)
 
 
 def _is_test(labels: np.ndarray) -> np.ndarray:

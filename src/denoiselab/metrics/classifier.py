@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from denoiselab.cache import cached
 from denoiselab.data.source import Source, to_float
 from denoiselab.errors import ConfigError
-from denoiselab.metrics.cache import cached
 from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.progress import track
 from denoiselab.randomness import generator, seed_for

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab import distributed
-from denoiselab.conditioning import Judges, Wishes
+from denoiselab.conditioning import Wishes, judged_by
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
 from denoiselab.guidance import Classifier as GuidedByClassifier
@@ -108,7 +108,8 @@ class Evaluation:
         if n < 2:
             raise ConfigError(f"metrics.n={n}: FID needs at least 2 images, and some thousands to say much")
         about = (self.source.fingerprint, self.extractor.name, self.extractor.digest, self.keep, self.needs)
-        wishes = Wishes(pipeline.conditioner, self.source.num_classes, self.source.test)
+        of_images = recipe.inpainting is not None
+        wishes = Wishes(pipeline.conditioner, self.source.num_classes, self.source.test, of_images=of_images)
         generation = Generation(pipeline, recipe, n, wishes, seed, batch_size, saved, about)
         self.extractor.to(pipeline.device)
         floor = self.floor(n) | self._judged_real(wishes, n)
@@ -149,18 +150,19 @@ class Evaluation:
         judged = self.extractor.knows_classes and _asked(generation.pipeline, generation.recipe)
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
-            if isinstance(generation.pipeline.conditioner, Judges):
-                samples.judge(generation.pipeline.conditioner.judge(batch.images, batch.asked))
+            samples.judge(judged_by(generation.pipeline.conditioner, batch.images, batch.asked))
+            if batch.known is not None:
+                samples.judge(batch.known.judge(batch.images))
         return samples.reduced(self.source.train)
 
     def _judged_real(self, wishes: Wishes, n: int) -> dict[str, float]:
         """How well the first n test images do what is asked of samples 0 ... n - 1: what they show was asked for."""
-        if not isinstance(wishes.conditioner, Judges) or not wishes.conditioner.sees:
+        if not wishes.conditioner.sees:
             return {}
         found = Statistics(n)
         for start in range(0, min(n, len(self.source.test)), BATCH):
             asked = wishes(range(start, min(n, start + BATCH, len(self.source.test))))
-            found.judge(wishes.conditioner.judge(asked["image"], asked))
+            found.judge(judged_by(wishes.conditioner, asked["image"], asked))
         return found.told
 
     def _warn(self, n: int) -> None:
@@ -179,7 +181,8 @@ class Evaluation:
 
 
 def _asked(pipeline: Pipeline, recipe: Recipe) -> bool:
-    """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides."""
+    """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides; or
+    of that of the image of which they were given a part."""
     guided = isinstance(recipe.guidance, GuidedByClassifier) and recipe.guidance.scale != 0
     told = pipeline.conditioner.asks_class or getattr(pipeline.denoiser, "classes", None) is not None
-    return told or guided
+    return told or guided or recipe.inpainting is not None

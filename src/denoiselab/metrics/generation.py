@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 
 from denoiselab import distributed
+from denoiselab.cache import read
 from denoiselab.conditioning import Wishes
 from denoiselab.files import replacing
-from denoiselab.metrics.cache import read
 from denoiselab.pipeline import Generated, Pipeline, Recipe
 from denoiselab.progress import track
 

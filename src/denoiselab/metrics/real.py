@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from denoiselab import distributed
+from denoiselab.cache import cached
 from denoiselab.data.source import ImageSet, Source
-from denoiselab.metrics.cache import cached
 from denoiselab.metrics.extractor import Extractor, Looked
 from denoiselab.metrics.statistics import Needs, Statistics, spread
 from denoiselab.progress import track

@@ -6,8 +6,10 @@ those of the training. Where a run lies, how it is logged and what is looked at 
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from denoiselab.nested import leaves
 
 Word = str | int | float | bool | None
 Words = dict[str, Word]
@@ -54,14 +56,6 @@ def told(config: Mapping[str, Any], choices: Mapping[str, Any]) -> Words:
     whole = {**dict(leaves(config)), **options}
     own = {key: value for key, value in whole.items() if not str(value).startswith("${")}
     return {key: _plain(value) for key, value in own.items() if not within(key, _ASIDE)}
-
-
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _plain(value: Any) -> Word:

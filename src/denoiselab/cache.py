@@ -1,4 +1,4 @@
-"""What is computed once for a data set and kept on disk: classifiers, the statistics of real images, their figures.
+"""What is computed once and kept on disk: classifiers, the statistics of real images, the states of captions.
 
 Concurrent jobs that want the same wait for the one that is at it, and then read what it has made.
 """

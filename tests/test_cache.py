@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from denoiselab.metrics.cache import cached
+from denoiselab.cache import cached
 
 JOB = """
 import os, sys, time
 from pathlib import Path
-from denoiselab.metrics.cache import cached
+from denoiselab.cache import cached
 
 def make():
     Path(sys.argv[1], f"made by {os.getpid()}").touch()

@@ -1,0 +1,130 @@
+"""Just image transformers (JiT, Li & He 2025, "Back to Basics"): a plain ViT of large patches, made to predict x0.
+
+A patch of p x p pixels is a token, seen through a linear bottleneck: p^2 C -> bottleneck -> width. Noise fills all
+p^2 C dimensions, images far fewer, so that a network narrower than its patches can predict x0 where it cannot predict
+eps or v. Inside, as in the paper: adaLN-zero, RMSNorm, SwiGLU, queries and keys normalised, and turned by their place.
+
+2-D rotary positions (Su 2021, §3.4, axis by axis): of the d/2 pairs of a head's numbers the first half is turned by the
+angles row f_i, the second by column f_i, with f_i = 10,000^(-4i/d). So the product of a query and a key depends on how
+they stand to one another. Tokens that the network is told stand beside those of the patches and are not turned.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from denoiselab.backbones.layers import TimeEmbedding, attended, by_heads, with_concat, zeroed
+from denoiselab.backbones.patches import check_patches, joined
+from denoiselab.conditioning.cond import Cond
+from denoiselab.errors import ConfigError
+
+EPS = 1e-6
+
+
+def turns(rows: int, columns: int, dim: int) -> Tensor:
+    """Cosines and sines of the angles at each place of a grid, row by row: float64 (2, rows columns, dim / 2)."""
+    f = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) * 4 / dim)
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = torch.cat([row.reshape(-1, 1) * f, column.reshape(-1, 1) * f], dim=1)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """(B, heads, M, dim) with its first L places turned by (2, L, dim / 2), the others as they are."""
+    (cos, sin), length = turns, turns.shape[1]
+    a, b = x[..., :length, :].chunk(2, dim=-1)
+    patches = torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return torch.cat([patches, x[..., length:, :]], dim=-2)
+
+
+class SwiGLU(nn.Module):
+    """SiLU(a) b -> width, of two linear maps a and b (Shazeer 2020); as many weights as an MLP of `ratio` has."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        hidden = max(1, 2 * ratio * width // 3)
+        self.both, self.out = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.both(x).chunk(2, dim=-1)
+        return self.out(nnf.silu(a) * b)
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each with its own scale, shift and gate from the embedding; the gates start at 0."""
+
+    def __init__(self, width: int, heads: int, embedding: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.RMSNorm(width, eps=EPS, elementwise_affine=False)
+        self.norm2 = nn.RMSNorm(width, eps=EPS, elementwise_affine=False)
+        self.q_norm, self.k_norm = nn.RMSNorm(width // heads, eps=EPS), nn.RMSNorm(width // heads, eps=EPS)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = SwiGLU(width, mlp_ratio)
+        self.modulation = zeroed(nn.Linear(embedding, 6 * width))
+
+    def forward(self, x: Tensor, embedding: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
+        q, k, v = by_heads(self.qkv(self.norm1(x) * (1 + scale1) + shift1), 3, self.heads)
+        h = attended(turned(self.q_norm(q), turns), turned(self.k_norm(k), turns), v, mask)
+        x = x + gate1 * self.out(h)
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+
+class JiT(nn.Module):
+    """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t in the channels; patch x patch pixels are a token.
+
+    concat_dim: the channels of Cond.concat: (B, concat_dim, H, W), in the patches after those of x_t.
+    token_dim: the width of Cond.tokens: (B, L, token_dim), which stand beside the patches in every block (the paper's
+    in-context tokens).
+    Raises ConfigError where the patch does not divide the image's sides, or four times the heads the width.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        cond_dim: int,
+        patch: int = 4,
+        bottleneck: int = 16,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: int = 4,
+        outputs: int = 1,
+        concat_dim: int = 0,
+        token_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        channels, height, side = shape
+        check_patches(shape, patch, width, heads)
+        if width // heads % 4:
+            raise ConfigError(
+                f"backbone.width={width} with backbone.heads={heads} makes heads of {width // heads} numbers, which "
+                "jit turns in pairs by row and by column; take a width that is a multiple of 4 heads"
+            )
+        self.patch, self.rows, self.concat_dim = patch, height // patch, concat_dim
+        self.embed = TimeEmbedding(width, cond_dim)
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels + concat_dim, bottleneck, patch, stride=patch, bias=False),
+            nn.Conv2d(bottleneck, width, 1),
+        )
+        self.position = nn.Parameter(0.02 * torch.randn(self.rows * (side // patch), width))
+        self.turns: Tensor
+        self.register_buffer("turns", turns(self.rows, side // patch, width // heads).float(), persistent=False)
+        self.context = nn.Linear(token_dim, width) if token_dim else None
+        self.blocks = nn.ModuleList(Block(width, heads, width, mlp_ratio) for _ in range(depth))
+        self.norm = nn.RMSNorm(width, eps=EPS, elementwise_affine=False)
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.head = zeroed(nn.Linear(width, outputs * channels * patch**2))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        embedding, mask = self.embed(t, cond), None
+        h = self.stem(with_concat(x, cond, self.concat_dim)).flatten(2).transpose(1, 2) + self.position
+        if self.context is not None and cond.tokens is not None:
+            h = torch.cat([h, self.context(cond.tokens.to(x.dtype))], dim=1)
+            mask = None if cond.mask is None else nnf.pad(cond.mask, (len(self.position), 0), value=True)
+        for block in self.blocks:
+            h = block(h, embedding, self.turns, mask)
+        scale, shift = self.modulation(embedding)[:, None].chunk(2, dim=-1)
+        h = self.norm(h[:, : len(self.position)]) * (1 + scale) + shift
+        return joined(self.head(h), self.rows, self.patch)

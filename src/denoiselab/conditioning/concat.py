@@ -1,0 +1,78 @@
+"""Conditions that are images: channels appended to those of x_t (SR3, Saharia 2021, "Image super-resolution via
+iterative refinement"; latent diffusion, Rombach 2021, §3.3).
+
+x_t of latent diffusion is smaller than the image that the condition is made of. Its pixels become channels then,
+
+    y[c f_h f_w + i f_w + j, h, w] = x[c, f_h h + i, f_w w + j],   f_h = H/h, f_w = W/w
+
+which loses nothing: the network is told each pixel, as it would be without a codec.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.conditioning.cond import Cond, Routes
+from denoiselab.conditioning.conditioner import Plain, unlabelled
+from denoiselab.data.source import Batch
+from denoiselab.errors import ConfigError, IncompatibleError
+
+
+def factors(image_shape: Sequence[int], latent_shape: Sequence[int]) -> tuple[int, int]:
+    """(f_h, f_w) of images (C, H, W) and x_t of (c, h, w). Raises IncompatibleError where the sides do not divide."""
+    if len(image_shape) != 3 or len(latent_shape) != 3:
+        raise IncompatibleError("this conditioning tells images, and these data are points; take conditioning=none")
+    (height, width), (h, w) = image_shape[1:], latent_shape[1:]
+    if height % h or width % w:
+        raise IncompatibleError(
+            f"conditions of {height} x {width} pixels cannot be folded to {h} x {w}, which the codec makes of images: "
+            "their sides are no multiples of that; take a codec whose factor divides them, or codec=identity"
+        )
+    return height // h, width // w
+
+
+def folded(x: Tensor, latent_shape: Sequence[int]) -> Tensor:
+    """x: (B, C, H, W) at the resolution (c, h, w) of x_t: (B, C f_h f_w, h, w). Raises IncompatibleError."""
+    f_h, f_w = factors(x.shape[1:], latent_shape)
+    return x.unflatten(3, (-1, f_w)).unflatten(2, (-1, f_h)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+class Concat(Plain, ABC):
+    """What is told of an image of `image_shape`, as `channels` channels of its size, folded to that of x_t.
+
+    null "learned": a number for each channel of the route, the same at all places; "zero", and where nothing is ever
+    dropped: 0. Raises ConfigError for another word and IncompatibleError for sides that cannot be folded.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        image_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        drop: float = 0.1,
+        null: str = "learned",
+    ) -> None:
+        super().__init__()
+        if null not in ("learned", "zero"):
+            raise ConfigError(f"conditioning.null is {null!r}; allowed are learned and zero")
+        f_h, f_w = factors(image_shape, latent_shape)
+        self.latent_shape, self.drop = tuple(latent_shape), drop
+        self.routes = Routes(concat=channels * f_h * f_w)
+        self.nothing: Tensor
+        if null == "learned" and drop > 0:
+            self.nothing = nn.Parameter(torch.randn(self.routes.concat))
+        else:
+            self.register_buffer("nothing", torch.zeros(self.routes.concat), persistent=False)
+
+    @abstractmethod
+    def channels(self, batch: Batch) -> Tensor:
+        """What is told of each image, of a size near 1: (B, channels, H, W)."""
+
+    def forward(self, batch: Batch) -> Cond:
+        return Cond(concat=folded(self.channels(batch), self.latent_shape).to(self.nothing.dtype), label=batch["label"])
+
+    def null(self, cond: Cond) -> Cond:
+        assert cond.concat is not None
+        return Cond(concat=self.nothing[:, None, None].expand_as(cond.concat), label=unlabelled(cond.label))

@@ -1,0 +1,7 @@
+"""Text encoders: from captions to a state for each of their tokens."""
+
+from denoiselab.conditioning.encoders.encoder import TextEncoder
+from denoiselab.conditioning.encoders.frozen import Frozen, minilm, of_folder
+from denoiselab.conditioning.encoders.words import Words
+
+__all__ = ["Frozen", "TextEncoder", "Words", "minilm", "of_folder"]

@@ -1,0 +1,121 @@
+"""An image told less well: smaller, or without its colours."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from denoiselab.conditioning.concat import Concat
+from denoiselab.conditioning.conditioner import Judges, Shows
+from denoiselab.data.source import Batch, to_float, to_uint8
+from denoiselab.errors import ConfigError, IncompatibleError
+
+LUMA = (0.299, 0.587, 0.114)  # of R, G and B: Rec. ITU-R BT.601
+
+ENLARGED = {"nearest": {"mode": "nearest"}, "bilinear": {"mode": "bilinear", "align_corners": False}}
+"""How the small image is brought to its old size, for each word."""
+
+
+class SuperResolution(Concat, Judges, Shows):
+    """batch["image"] averaged over squares of factor x factor pixels, and enlarged again by `enlarge` (SR3).
+
+    It is never rounded: each of the small image's values is the exact mean. Figures: consistency, the mean |difference|
+    of the small images, told and of the sample, in grey levels, 0 for a sample that does as it is told; psnr of sample
+    and image, in dB. Raises ConfigError for a factor that does not divide the sides, or leaves the image as it is.
+    """
+
+    sees = ("image",)
+    asks_class = True
+
+    def __init__(
+        self,
+        factor: int,
+        image_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        enlarge: str = "bilinear",
+        drop: float = 0.1,
+        null: str = "learned",
+    ) -> None:
+        super().__init__(image_shape[0], image_shape, latent_shape, drop, null)
+        height, width = image_shape[1:]
+        if factor < 2 or height % factor or width % factor:
+            fits = [n for n in range(2, min(height, width) + 1) if height % n == 0 and width % n == 0]
+            raise ConfigError(
+                f"conditioning.factor={factor} does not make smaller images of {height} x {width} pixels; "
+                f"allowed: {', '.join(map(str, fits)) or 'none for these sides'}"
+            )
+        if enlarge not in ENLARGED:
+            raise ConfigError(f"conditioning.enlarge is {enlarge!r}; allowed are {' and '.join(ENLARGED)}")
+        self.factor, self.enlarge = factor, enlarge
+
+    def channels(self, batch: Batch) -> Tensor:
+        small = self.small(batch["image"])
+        return nnf.interpolate(small, scale_factor=float(self.factor), **ENLARGED[self.enlarge])  # type: ignore[arg-type]
+
+    def small(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, H/factor, W/factor) in [-1, 1]."""
+        return nnf.avg_pool2d(to_float(images), self.factor)
+
+    def shown(self, batch: Batch) -> Tensor:
+        return to_uint8(nnf.interpolate(self.small(batch["image"]), scale_factor=float(self.factor)))
+
+    def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        apart = (self.small(images) - self.small(batch["image"])).abs() * 127.5
+        return {"consistency": apart.flatten(1).mean(1), "psnr": psnr(images, batch["image"])}
+
+
+class Colourisation(Concat, Judges, Shows):
+    """The luma of batch["image"], an image in colour (Saharia 2022, "Palette").
+
+    Figures, in grey levels: grey_error, the mean |difference| of the luma told and the sample's, 0 for a sample that
+    does as it is told (but for rounding); colour_error, that of all three channels, which a plausible colour of another
+    hue has too; colourfulness (Hasler & Suesstrunk 2003), 0 for a grey image. Raises IncompatibleError for grey images.
+    """
+
+    sees = ("image",)
+    asks_class = True
+
+    def __init__(
+        self, image_shape: Sequence[int], latent_shape: Sequence[int], drop: float = 0.1, null: str = "learned"
+    ) -> None:
+        super().__init__(1, image_shape, latent_shape, drop, null)
+        if image_shape[0] != 3:
+            raise IncompatibleError(
+                f"conditioning=colourisation gives images their colours, and these data have {image_shape[0]} channel; "
+                "take data=composition, or data=image_folder data.channels=3"
+            )
+
+    def channels(self, batch: Batch) -> Tensor:
+        return luma(to_float(batch["image"]))
+
+    def shown(self, batch: Batch) -> Tensor:
+        return to_uint8(luma(to_float(batch["image"]))).expand_as(batch["image"])
+
+    def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        apart = 127.5 * (to_float(images) - to_float(batch["image"]))
+        return {
+            "grey_error": luma(apart).abs().flatten(1).mean(1),
+            "colour_error": apart.abs().flatten(1).mean(1),
+            "colourfulness": colourfulness(images),
+        }
+
+
+def luma(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W)."""
+    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
+
+
+def colourfulness(images: Tensor) -> Tensor:
+    """sqrt(var a + var b) + 0.3 sqrt((mean a)^2 + (mean b)^2), a = R - G, b = (R + G)/2 - B, of uint8 images: (B,)."""
+    red, green, blue = images.double().flatten(2).unbind(1)
+    a, b = red - green, (red + green) / 2 - blue
+    spread = torch.hypot(a.std(1, correction=0), b.std(1, correction=0))
+    return spread + 0.3 * torch.hypot(a.mean(1), b.mean(1))
+
+
+def psnr(images: Tensor, others: Tensor) -> Tensor:
+    """10 log10(255^2/MSE) of uint8 images, (B,), in dB; of equal ones 58.9, what the rounding to grey levels leaves."""
+    mse = (images.double() - others.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(255**2 / mse.clamp(min=1 / 12))
