@@ -56,7 +56,7 @@ class Adversarial(nn.Module):
         super().__init__()
         if min(image_shape[1:]) < 2**halvings:
             raise ConfigError(
-                f"loss.adversarial.halvings={halvings} leave nothing of {min(image_shape[1:])} pixels a side; take fewer"
+                f"loss.adversarial.halvings={halvings} leave nothing of {min(image_shape[1:])} pixels; take fewer"
             )
         self.weight, self.adaptive, self.start = weight, adaptive, start
         self.discriminator = Discriminator(image_shape[0], channels, halvings)
