@@ -53,7 +53,10 @@ def describe(cfg: DictConfig, own: Path | None = None) -> None:
 
 def trained_codec(run: str, checkpoint: str) -> tuple[Pipeline, DictConfig, dict[str, Any]]:
     """As runs.load gives a run. Raises RunError for one that is no autoencoder's."""
-    loaded = runs.load(run, checkpoint, torch.device("cpu"))
+    try:
+        loaded = runs.load(run, checkpoint, torch.device("cpu"))
+    except RunError as error:
+        raise RunError(f"codec.run: {error}") from error
     if not isinstance(loaded[0].codec, Autoencoder):
         raise RunError(
             f"codec.run={run} is no autoencoder's run; train one with python train.py experiment=autoencoder"

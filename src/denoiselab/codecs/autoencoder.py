@@ -120,6 +120,7 @@ class KL(Autoencoder):
         mean, log_variance = self.posterior(images)
         return Coded(mean + torch.exp(log_variance / 2) * eps, {"kl": kl(mean, log_variance) / images[0].numel()})
 
+    @torch.no_grad()
     def tally(self, images: Tensor) -> dict[str, Tensor]:
         mean, log_variance = self.posterior(images)
         return _moments(mean) | {"kl": kl(mean, log_variance).cpu().double().sum()}
@@ -183,6 +184,7 @@ class VQ(Autoencoder, HasPrior):
         uniform = torch.special.ndtr(noise[:, 0].double())
         return self.looked_up((uniform * len(self.codebook)).long().clamp(max=len(self.codebook) - 1)).to(noise.dtype)
 
+    @torch.no_grad()
     def tally(self, images: Tensor) -> dict[str, Tensor]:
         latents = self.encode(images)
         used = self.nearest(latents).flatten().bincount(minlength=len(self.codebook))
