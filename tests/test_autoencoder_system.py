@@ -39,9 +39,10 @@ def pipeline(kind: type[KL] | type[VQ] = KL) -> Pipeline:
 
 
 def system(kind: type[KL] | type[VQ] = KL, game: bool = True, seed: int = 0, flip: bool = False) -> AutoencoderSystem:
+    made = pipeline(kind)  # which seeds the discriminator's weights too
     adversarial = Adversarial(SHAPE, 0.5, start=2, channels=8, halvings=1) if game else None
     return AutoencoderSystem(
-        pipeline(kind),
+        made,
         Autoencoding(L2(), adversarial=adversarial),
         RECIPE,
         partial(adamw, lr=1e-2, warmup_steps=2),

@@ -191,5 +191,6 @@ def quiet() -> None:
         ".*sync_dist=True.*",
         ".*GPU available but not used.*",
         ".*`isinstance.treespec, LeafSpec.`.*",
+        ".*in eval mode at the start of training.*",  # a frozen codec, which is to be
     ):
         warnings.filterwarnings("ignore", message)
