@@ -149,6 +149,8 @@ LIMITS = {
     "data.channels": Limit(words=(1, 3)),
     "data.test_fraction": Limit(0.001, 0.999),
     "data.memory_mb": NATURAL,
+    "data.objects": Limit(words=("digits", "fashion_mnist")),
+    "data.most": COUNT,
     "data.train": SOME,
     "data.test": SOME,
     "data.dim": SOME,

@@ -255,7 +255,10 @@ RULES = (
         "data.size of digits, which are enlarged from 8 pixels a side, is no multiple of 8; take data.size=16 or 32",
     ),
     Rule(
-        lambda cfg: _is(cfg.get("data"), "FashionMNIST") and cfg.data.root is None,
+        lambda cfg: (
+            (_is(cfg.get("data"), "FashionMNIST") or _part(cfg.get("data"), "objects") == "fashion_mnist")
+            and cfg.data.root is None
+        ),
         "data.root must be given, the folder of the four IDX files; take data.root=<folder>: Debian's package "
         "dataset-fashion-mnist installs /usr/share/datasets/fashion-mnist",
     ),

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from denoiselab.data.composition import Composition
     from denoiselab.data.datamodule import BatchStream, ImageDataModule
     from denoiselab.data.digits import Digits
     from denoiselab.data.fashion_mnist import FashionMNIST
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Batch": "source",
     "BatchStream": "datamodule",
+    "Composition": "composition",
     "Digits": "digits",
     "FashionMNIST": "fashion_mnist",
     "ImageDataModule": "datamodule",
@@ -32,6 +34,7 @@ _MODULE_OF = {
 __all__ = [
     "Batch",
     "BatchStream",
+    "Composition",
     "Digits",
     "FashionMNIST",
     "ImageDataModule",
