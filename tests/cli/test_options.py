@@ -116,6 +116,8 @@ WITH = {
     ("schedule", "learned"): ["loss=vlb"],
     ("schedule", "table"): ["schedule.betas=[0.1,0.3,0.6,0.9]"],
     ("conditioning", "none"): ["guidance=none"],
+    ("conditioning", "text"): ["backbone=dit", "backbone.heads=2"],
+    ("conditioning", "text_trained"): ["backbone=dit", "backbone.heads=2"],
     ("conditioning", "colourisation"): [*EARS, "data=composition"],
     ("conditioning", "inpainting"): EARS,
     ("conditioning", "several"): EARS,
@@ -124,6 +126,7 @@ WITH = {
     ("spacing", "custom"): ["spacing.times=[1,0.5,0.2]"],
 }
 APART = {
+    ("conditioning", "text_pretrained"),  # of a folder, which tests/cli/test_prompts.py makes
     ("loss", "cross_entropy"),
     ("backbone", "encoder"),
     ("guidance", "classifier"),
