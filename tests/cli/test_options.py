@@ -111,7 +111,7 @@ def step(parts: build.Parts) -> None:
 
 
 # What an option needs beside it. Guides that are runs, tests/cli/test_guides.py makes; the matrices take plain ones.
-EARS = ["backbone=unet", "backbone.channels=8", "backbone.blocks=1"]  # for channels, which an MLP has not
+EARS = ["backbone=unet", "backbone.channels=8", "backbone.blocks=1"]  # for channels and tokens, which an MLP has not
 WITH = {
     ("schedule", "learned"): ["loss=vlb"],
     ("schedule", "table"): ["schedule.betas=[0.1,0.3,0.6,0.9]"],
@@ -120,6 +120,7 @@ WITH = {
     ("conditioning", "text_trained"): ["backbone=dit", "backbone.heads=2"],
     ("conditioning", "colourisation"): [*EARS, "data=composition"],
     ("conditioning", "inpainting"): EARS,
+    ("conditioning", "several"): EARS,
     ("conditioning", "super_resolution"): EARS,
     ("guidance", "cfg_each"): ["guidance.scales=[1.5]"],
     ("spacing", "custom"): ["spacing.times=[1,0.5,0.2]"],

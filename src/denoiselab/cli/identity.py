@@ -63,6 +63,7 @@ def identity(
     told |= {
         "step": repr((about.get("step"), about.get("ema"))),
         "weights": _of_weights(pipeline),
+        "conditioner": str(pipeline.conditioner),  # a frozen encoder is in no checkpoint, and says here which it is
         "data": data.fingerprint,
         "extractor": looked_through,
         "source": source(),
