@@ -18,7 +18,10 @@ from denoiselab.backbones.patches import check_patches, joined
 from denoiselab.conditioning.cond import Cond
 from denoiselab.errors import ConfigError
 
-EPS = 1e-6
+
+def normalised(x: Tensor) -> Tensor:
+    """RMSNorm (Zhang & Sennrich 2019) over the last dimension, with no weights of its own."""
+    return nnf.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def turns(rows: int, columns: int, dim: int) -> Tensor:
@@ -56,19 +59,18 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, embedding: int, mlp_ratio: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1 = nn.RMSNorm(width, eps=EPS, elementwise_affine=False)
-        self.norm2 = nn.RMSNorm(width, eps=EPS, elementwise_affine=False)
-        self.q_norm, self.k_norm = nn.RMSNorm(width // heads, eps=EPS), nn.RMSNorm(width // heads, eps=EPS)
+        self.q_scale, self.k_scale = (nn.Parameter(torch.ones(width // heads)) for _ in range(2))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = SwiGLU(width, mlp_ratio)
         self.modulation = zeroed(nn.Linear(embedding, 6 * width))
 
     def forward(self, x: Tensor, embedding: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
-        q, k, v = by_heads(self.qkv(self.norm1(x) * (1 + scale1) + shift1), 3, self.heads)
-        h = attended(turned(self.q_norm(q), turns), turned(self.k_norm(k), turns), v, mask)
+        q, k, v = by_heads(self.qkv(normalised(x) * (1 + scale1) + shift1), 3, self.heads)
+        q, k = normalised(q) * self.q_scale, normalised(k) * self.k_scale
+        h = attended(turned(q, turns), turned(k, turns), v, mask)
         x = x + gate1 * self.out(h)
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return x + gate2 * self.mlp(normalised(x) * (1 + scale2) + shift2)
 
 
 class JiT(nn.Module):
@@ -113,7 +115,6 @@ class JiT(nn.Module):
         self.register_buffer("turns", turns(self.rows, side // patch, width // heads).float(), persistent=False)
         self.context = nn.Linear(token_dim, width) if token_dim else None
         self.blocks = nn.ModuleList(Block(width, heads, width, mlp_ratio) for _ in range(depth))
-        self.norm = nn.RMSNorm(width, eps=EPS, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.head = zeroed(nn.Linear(width, outputs * channels * patch**2))
 
@@ -126,5 +127,5 @@ class JiT(nn.Module):
         for block in self.blocks:
             h = block(h, embedding, self.turns, mask)
         scale, shift = self.modulation(embedding)[:, None].chunk(2, dim=-1)
-        h = self.norm(h[:, : len(self.position)]) * (1 + scale) + shift
+        h = normalised(h[:, : len(self.position)]) * (1 + scale) + shift
         return joined(self.head(h), self.rows, self.patch)
