@@ -20,7 +20,7 @@ _CHUNK = 1024
 
 
 class ObjectAccuracy(Judges):
-    """object_accuracy of each asked box: 1 where its crop is of the class asked for, 0 where it is not, or is black; nothing without boxes."""
+    """object_accuracy of each asked box: 1 where its crop is of that class, 0 where it is of another or black."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
