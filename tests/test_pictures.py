@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.pictures import grid, loss_curve, write_png
+from denoiselab.pictures import captioned, grid, loss_curve, write_png
 
 
 def images(n: int, channels: int = 1, height: int = 50, width: int = 60) -> torch.Tensor:
@@ -38,6 +38,20 @@ def test_small_images_are_enlarged_by_whole_numbers_so_that_a_pixel_stays_a_squa
     assert picture.shape == ((2 * side + 1) * zoom,) * 2
     assert (picture[::zoom, ::zoom][:side, :side] == made[0, 0].numpy()).all()
     assert (picture == picture[::zoom, ::zoom].repeat(zoom, 0).repeat(zoom, 1)).all()
+
+
+def test_pictures_keep_their_pixels_below_their_captions():
+    grey, red = np.full((30, 400), 90, np.uint8), np.zeros((20, 50, 3), np.uint8)
+    red[..., 0] = 255
+    picture = captioned([("$100 for a_seven", grey), ("of two lines " * 6, red)])
+    assert picture.shape == (16 + 6 + 30 + 6 + 2 * 16 + 6 + 20 + 6, 400, 3)
+    below = 16 + 6 + 30 + 6 + 2 * 16 + 6
+    assert (picture[22:52] == 90).all()
+    assert (picture[below : below + 20, :50] == red).all()
+    assert (picture[below : below + 20, 50:] == 255).all()
+    for strip in (picture[:22], picture[58:below]):
+        assert 0.005 < (strip < 128).mean() < 0.2, "letters"
+    assert not np.array_equal(picture[:22], captioned([("another text", grey)])[:22])
 
 
 def test_a_loss_curve_is_a_picture_with_a_line_for_each_name(tmp_path):

@@ -1,5 +1,6 @@
 """Pictures: grids of samples, denoising strips, loss curves. PNG files for people, arrays for loggers."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,10 +39,54 @@ def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True) -> np.nd
     return picture[0].numpy() if channels == 1 else picture[:3].permute(1, 2, 0).numpy()
 
 
+def captioned(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Pictures, uint8 (h, w) or (h, w, 3), one below the other, each with a caption above it: uint8 (H, W, 3)."""
+    coloured = [np.stack([p] * 3, -1) if p.ndim == 2 else p for _, p in parts]
+    width = max(320, *(picture.shape[1] for picture in coloured))
+    rows: list[np.ndarray] = []
+    for (text, _), picture in zip(parts, coloured, strict=True):
+        white = np.full((picture.shape[0] + 6, width, 3), 255, dtype=np.uint8)
+        white[: picture.shape[0], : picture.shape[1]] = picture
+        rows += [_lettered(text, width), white]
+    return np.concatenate(rows)
+
+
+def _lettered(text: str, width: int) -> np.ndarray:
+    """A text of one or more lines in black on white: uint8 (h, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    wrapped = textwrap.wrap(text, width // 7) or [""]
+    figure = Figure(figsize=(width / 100, (16 * len(wrapped) + 6) / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    figure.text(0.0, 0.5, "\n".join(wrapped), fontsize=9, va="center", parse_math=False)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
 def write_png(picture: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, "PNG", optimize=True)
+
+
+def side_by_side(titled: Sequence[tuple[str, np.ndarray | None]], columns: int) -> np.ndarray:
+    """Pictures, uint8 (h, w) or (h, w, 3), below their titles, so many a row; None leaves a gap. uint8 (h, w, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(titled) // columns)
+    ratio = max((p.shape[0] / p.shape[1] for _, p in titled if p is not None), default=1.0)
+    figure = Figure(figsize=(3.4 * columns, (3.4 * ratio + 0.3) * rows), dpi=110, layout="constrained")
+    for place, (title, picture) in enumerate(titled, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
+        if picture is not None:
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def loss_curve(curves: Curves, path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs import Codec, Identity
+from denoiselab.codecs import Codec, HasPrior, Identity
 from denoiselab.conditioning import Conditioner, Keeps, Shows
 from denoiselab.conditioning.known import Known
 from denoiselab.conditioning.wishes import labelled, moved
-from denoiselab.data.source import Batch, to_uint8
+from denoiselab.data.source import Batch, to_float, to_uint8
 from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
 from denoiselab.errors import RunError
 from denoiselab.guidance import Guidance
@@ -92,6 +92,11 @@ class Pipeline(nn.Module):
         shown += [] if made.known is None else [made.known.shown()]
         return torch.stack([*shown, made.images, *([made.asked["image"]] if shown else [])], 1)
 
+    def reconstructed(self, images: Tensor) -> Tensor:
+        """What the codec makes of images: uint8 (B, C, H, W), the same on the CPU."""
+        with torch.inference_mode(), self.evaluating():
+            return to_uint8(self.codec.decode(self.codec.encode(to_float(images.to(self.device))))).cpu()
+
     def denoise_fn(self, recipe: Recipe, asked: Batch | Tensor, against: Batch | None = None) -> DenoiseFn:
         """The denoiser, guided and thresholded, of a batch that is asked for these things, or for classes: (B,).
 
@@ -169,6 +174,8 @@ class Pipeline(nn.Module):
             sampler = recipe.inpainting.sampler(sampler, *encoded(known, self.codec), drawn("inpainting"))
         dtype = torch.float64 if recipe.float64 else torch.float32
         x_T = schedule.prior_std * noise(torch.empty(len(indices), *self.latent_shape, device=self.device, dtype=dtype))
+        if isinstance(self.codec, HasPrior):
+            x_T = self.codec.prior(x_T)
         on_step = None if watch is None else lambda step: watch(step, seen[0])
         images = self.codec.decode(sampler(counted, schedule, x_T, noise, on_step))
         if images.isnan().any():

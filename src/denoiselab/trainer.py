@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from denoiselab.backbones.layers import blocks
 from denoiselab.errors import ConfigError
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 def trainer(
@@ -53,7 +53,7 @@ def trainer(
 class FullySharded(ModelParallelStrategy):
     """Weights, gradients, optimizer state and averages in shards over all devices; checkpoints are whole as ever.
 
-    It is the system that shards itself, see DiffusionSystem.configure_model. (Lightning's own FSDP needs CUDA.)
+    It is the system that shards itself, see System.configure_model. (Lightning's own FSDP needs CUDA.)
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Speed(pl.Callback):
         """Raises ConfigError where there is no compiler."""
         if stage != "fit":
             return
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         backbone = pl_module.pipeline.denoiser.backbone
         if self.channels_last:
             backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -62,7 +62,7 @@ def small(*words: str) -> list[str]:
 @cache
 def option_of(axis: str, option: str) -> DictConfig:
     """One option's own part of a configuration; composing it is slow, and the matrices below use each many times."""
-    return composed("train", [*small(f"{axis}={option}"), *WITH.get((axis, option), [])])[axis]
+    return composed("train", small(f"{axis}={option}", *WITH.get((axis, option), [])))[axis]
 
 
 def assembled(base: DictConfig, **chosen: str) -> DictConfig:
@@ -111,14 +111,24 @@ def step(parts: build.Parts) -> None:
 
 
 # What an option needs beside it. Guides that are runs, tests/cli/test_guides.py makes; the matrices take plain ones.
+EARS = ["backbone=unet", "backbone.channels=8", "backbone.blocks=1"]  # for channels, which an MLP has not
 WITH = {
     ("schedule", "learned"): ["loss=vlb"],
     ("schedule", "table"): ["schedule.betas=[0.1,0.3,0.6,0.9]"],
     ("conditioning", "none"): ["guidance=none"],
+    ("conditioning", "text"): ["backbone=dit", "backbone.heads=2"],
+    ("conditioning", "text_trained"): ["backbone=dit", "backbone.heads=2"],
+    ("conditioning", "segmentation"): [*EARS, "data=composition"],
+    ("conditioning", "layout"): [*EARS, "data=composition"],
+    ("conditioning", "layout_channels"): [*EARS, "data=composition"],
+    ("conditioning", "colourisation"): [*EARS, "data=composition"],
+    ("conditioning", "inpainting"): EARS,
+    ("conditioning", "super_resolution"): EARS,
     ("guidance", "cfg_each"): ["guidance.scales=[1.5]"],
     ("spacing", "custom"): ["spacing.times=[1,0.5,0.2]"],
 }
 APART = {
+    ("conditioning", "text_pretrained"),  # of a folder, which tests/cli/test_prompts.py makes
     ("loss", "cross_entropy"),
     ("backbone", "encoder"),
     ("guidance", "classifier"),
@@ -130,7 +140,7 @@ EACH = [(a, o) for a in (*MODEL_AXES, *SAMPLING_AXES) for o in options(a) if (a,
 
 @pytest.mark.parametrize(("axis", "option"), EACH)
 def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_path):
-    words = [*small(f"{axis}={option}"), *WITH.get((axis, option), []), "sampler.steps=3"]
+    words = small(f"{axis}={option}", *WITH.get((axis, option), []), "sampler.steps=3")
     assert refusal(words) is None
     cfg = composed("train", words)
     parts = build.parts(cfg)
@@ -146,7 +156,7 @@ def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_p
 def test_every_schedule_parameterization_and_loss_has_finite_errors_at_the_log_snr_that_it_reaches():
     for axis in ("schedule", "parameterization", "loss"):
         for option in of(axis):
-            cfg = composed("train", [*small(f"{axis}={option}"), *WITH.get((axis, option), [])])
+            cfg = composed("train", small(f"{axis}={option}", *WITH.get((axis, option), [])))
             parts = build.parts(cfg)
             with_voice(parts)
             rows = LossByLogSNR(n=12, levels=4).measured(fit.make_system(cfg, parts), parts.source)

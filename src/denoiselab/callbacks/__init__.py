@@ -10,6 +10,7 @@ from denoiselab.callbacks.loss_curve import LossCurve
 from denoiselab.callbacks.points import PointProcess, PointScatter
 from denoiselab.callbacks.progress import Pace, Progress
 from denoiselab.callbacks.ranks import RankSafety
+from denoiselab.callbacks.reconstructions import Reconstructions
 from denoiselab.callbacks.samples import DenoisingStrip, SampleGrid
 from denoiselab.callbacks.snapshots import Snapshots
 from denoiselab.callbacks.stop import Stop
@@ -28,6 +29,7 @@ __all__ = [
     "PointScatter",
     "Progress",
     "RankSafety",
+    "Reconstructions",
     "SampleGrid",
     "Snapshots",
     "Stop",

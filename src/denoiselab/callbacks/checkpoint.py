@@ -16,7 +16,7 @@ from denoiselab.callbacks.finite import diverged, finite
 from denoiselab.callbacks.logging import due, run_folder
 from denoiselab.errors import BrokenRunError
 from denoiselab.files import replacing, step_of
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 class Checkpoint(pl.Callback):
@@ -38,7 +38,7 @@ class Checkpoint(pl.Callback):
         self._judged_at = self._saved_at = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         self._saved_at = trainer.global_step  # else one that goes on would save in the midst of its first step
         if self.best is not None:
             pl_module.description["best"] = self.best
@@ -63,7 +63,7 @@ class Checkpoint(pl.Callback):
             self._save(trainer, pl_module, "last.ckpt")
 
     def _judge(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
-        assert isinstance(system, DiffusionSystem)
+        assert isinstance(system, System)
         name = system.figures.get("headline") if self.monitor == "headline" else self.monitor
         figure = system.judged.get(name or "")
         if figure is None or figure.step != trainer.global_step or figure.step == self._judged_at:
@@ -75,7 +75,7 @@ class Checkpoint(pl.Callback):
         self._save(trainer, system, "best.ckpt")
 
     def _save(self, trainer: pl.Trainer, system: pl.LightningModule, name: str) -> None:
-        assert isinstance(system, DiffusionSystem)
+        assert isinstance(system, System)
         if not finite([*system.ema.live, *itertools.chain(*system.ema.shadows)]):
             raise diverged(trainer, trainer.global_step, "the weights are NaN or infinite")
         path = run_folder(trainer) / "checkpoints" / name

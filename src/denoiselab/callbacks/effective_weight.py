@@ -24,8 +24,9 @@ class EffectiveWeight(pl.Callback):
         self.draw(trainer, pl_module)
 
     def draw(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
-        assert isinstance(system, DiffusionSystem)
-        if not trainer.is_global_zero or not isinstance(system.objective, Denoising):
+        if not trainer.is_global_zero or not isinstance(system, DiffusionSystem):
+            return
+        if not isinstance(system.objective, Denoising):
             return
         log_snr, weight = (part.tolist() for part in system.objective.effective(system.pipeline.denoiser.schedule))
         folder = run_folder(trainer)

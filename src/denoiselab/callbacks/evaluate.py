@@ -11,7 +11,7 @@ from denoiselab.callbacks.logging import log_figures
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.metrics import Evaluation, PointEvaluation
 from denoiselab.progress import console
-from denoiselab.system import DiffusionSystem, Figure
+from denoiselab.system import Figure, System
 
 SETTINGS = ("classifier_test_accuracy", "mmd_sigma")  # how figures were found, and no figures of the model
 
@@ -44,7 +44,7 @@ class Evaluate(Periodic):
         self.seconds = 0.0  # of all evaluations of the run
         self._evaluation: Evaluation | PointEvaluation | None = None
 
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+    def work(self, trainer: pl.Trainer, system: System) -> None:
         started = time.monotonic()
         if self._evaluation is None:
             self._evaluation = self.make_evaluation()
@@ -60,11 +60,11 @@ class Evaluate(Periodic):
         self.seconds += time.monotonic() - started
         system.figures = {**figures, "step": trainer.global_step, "metrics_seconds": round(self.seconds, 2)}
 
-    def _found(self, system: DiffusionSystem, n: int) -> dict[str, Any]:
+    def _found(self, system: System, n: int) -> dict[str, Any]:
         assert self._evaluation is not None
         return self._evaluation(system.pipeline, system.recipe, n, self.seed, self.batch_size)
 
-    def _judge(self, trainer: pl.Trainer, system: DiffusionSystem, figures: dict[str, Any]) -> None:
+    def _judge(self, trainer: pl.Trainer, system: System, figures: dict[str, Any]) -> None:
         """To the loggers, and to whoever compares steps."""
         told = {*system.recipe.words, *SETTINGS}
         names = [
@@ -75,7 +75,7 @@ class Evaluate(Periodic):
         beside = {"n": figures["n"], **found}
         log_figures(trainer, {logged_as(name, figures["headline"]): value for name, value in beside.items()})
 
-    def affordable(self, system: DiffusionSystem, n: int) -> int:
+    def affordable(self, system: System, n: int) -> int:
         """The n of the evaluations while training, the same on all ranks, which sample their batches side by side."""
         at_once = self.batch_size * distributed.world_size()
         if self.max_seconds is None or n <= at_once:
@@ -93,7 +93,7 @@ class Evaluate(Periodic):
             )
         return min(n, most)
 
-    def _seconds_a_batch(self, system: DiffusionSystem) -> float:
+    def _seconds_a_batch(self, system: System) -> float:
         """Of the slowest rank, in whole microseconds."""
         indices, started = range(self.batch_size), time.monotonic()
         system.pipeline.sample(system.recipe, indices, system.wishes(indices), self.seed)

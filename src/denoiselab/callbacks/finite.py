@@ -14,7 +14,7 @@ from denoiselab.callbacks.logging import log_figures, run_folder
 from denoiselab.checkpoint_io import kept
 from denoiselab.errors import BrokenRunError
 from denoiselab.progress import console
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 _TRY = "try a smaller optimizer.lr or trainer.gradient_clip_val, or more optimizer.warmup_steps"
 
@@ -77,7 +77,7 @@ class Finite(pl.Callback):
                 parameter.grad = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         if trainer.global_step == self._judged_at:
             return  # several batches may belong to one step
         self._judged_at = trainer.global_step

@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 from denoiselab.callbacks.logging import log_figures, log_picture, run_folder
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.metrics.likelihood import LikelihoodEvaluation
-from denoiselab.system import DiffusionSystem, Figure
+from denoiselab.system import Figure, System
 
 
 class BitsPerDim(Periodic):
@@ -15,7 +15,7 @@ class BitsPerDim(Periodic):
         super().__init__(every)
         self.evaluation = evaluation
 
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+    def work(self, trainer: pl.Trainer, system: System) -> None:
         with system.ema.swapped():
             judged = self.evaluation(system.pipeline)
         system.figures = {**system.figures, **judged.figures}

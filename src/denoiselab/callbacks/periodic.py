@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from denoiselab.callbacks.logging import due
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 class Periodic(pl.Callback, ABC):
@@ -22,12 +22,12 @@ class Periodic(pl.Callback, ABC):
         self.at_the_end = False
 
     @abstractmethod
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None: ...
+    def work(self, trainer: pl.Trainer, system: System) -> None: ...
 
     def _once(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         if self.done_at != trainer.global_step:  # several batches may belong to one optimizer step
             self.done_at = trainer.global_step
-            assert isinstance(system, DiffusionSystem)
+            assert isinstance(system, System)
             started = time.monotonic()
             self.work(trainer, system)
             system.paused += time.monotonic() - started

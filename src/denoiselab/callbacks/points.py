@@ -34,7 +34,7 @@ from denoiselab.point_pictures import (
 from denoiselab.randomness import SampleNoise
 from denoiselab.samplers import Step
 from denoiselab.samplers.sampler import start_scale
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 def _points(trainer: pl.Trainer) -> Points:
@@ -58,7 +58,7 @@ class PointScatter(Periodic):
         super().__init__(every)
         self.n, self.seed, self.batch_size = n, seed, batch_size
 
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+    def work(self, trainer: pl.Trainer, system: System) -> None:
         source, pipeline = _points(trainer), system.pipeline
         labels = balanced_labels(range(self.n), source.num_classes)
         with system.ema.swapped():  # all ranks, which may have to gather the weights
@@ -96,7 +96,7 @@ class PointProcess(Periodic):
         self.n, self.moments, self.paths, self.frames, self.seed = n, moments, paths, frames, seed
 
     @torch.no_grad()  # a schedule may have weights
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+    def work(self, trainer: pl.Trainer, system: System) -> None:
         source, folder, step = _points(trainer), run_folder(trainer) / "samples", trainer.global_step
         with system.ema.swapped():
             if not trainer.is_global_zero:
@@ -129,7 +129,7 @@ class PointProcess(Periodic):
             made.append(Panel(f"t = {float(t):.3g}", unit(schedule, t) * (alpha * z + sigma * eps), colour))
         return made
 
-    def reverse(self, system: DiffusionSystem, source: Points) -> tuple[Generated, list[tuple[Tensor, Tensor]]]:
+    def reverse(self, system: System, source: Points) -> tuple[Generated, list[tuple[Tensor, Tensor]]]:
         """The samples, and the film of their making: (t, x_t in the plane and in its unit) from noise on."""
         pipeline, indices = system.pipeline, range(self.n)
         schedule, film = pipeline.denoiser.schedule, []

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from denoiselab import distributed
 from denoiselab.callbacks.logging import log_figures
 from denoiselab.progress import track
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 class Progress(pl.Callback):
@@ -22,7 +22,7 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         done, self._step = trainer.global_step - self._step, trainer.global_step
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         self._advance(done, ", ".join(f"{name} {x:.4g}" for name, x in pl_module.losses.items() if "loss" in name))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,13 +48,13 @@ class Pace(pl.Callback):
         self._begin(pl_module)
 
     def _begin(self, system: pl.LightningModule) -> None:
-        assert isinstance(system, DiffusionSystem)
+        assert isinstance(system, System)
         self._since, self._images = time.monotonic() - system.paused, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         self._images += len(batch["image"]) * trainer.world_size
         if trainer.global_step % self.every == 0 and trainer.global_step > self._logged_at:
             seconds = time.monotonic() - pl_module.paused - self._since
@@ -73,5 +73,5 @@ class Pace(pl.Callback):
         self._validation = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         pl_module.paused += time.monotonic() - self._validation

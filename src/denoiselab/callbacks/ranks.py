@@ -15,7 +15,7 @@ from denoiselab import distributed
 from denoiselab.callbacks.logging import due
 from denoiselab.errors import RunError
 from denoiselab.randomness import generator
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 class RankSafety(pl.Callback):
@@ -31,7 +31,7 @@ class RankSafety(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size == 1:
             return
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         told = json.dumps(pl_module.description.get("config"), sort_keys=True, default=str)
         configurations = distributed.gather(hashlib.blake2b(told.encode(), digest_size=8).hexdigest())
         if len(set(configurations)) > 1:
@@ -54,7 +54,7 @@ class RankSafety(pl.Callback):
             self.compare(pl_module)
 
     def compare(self, system: pl.LightningModule) -> None:
-        assert isinstance(system, DiffusionSystem)
+        assert isinstance(system, System)
         every = [*system.parameters(), *system.ema.shadow]
         sums = distributed.gather(checksum([t for t in every if not isinstance(t, DTensor)]))  # shards are different
         if len(set(sums)) > 1:

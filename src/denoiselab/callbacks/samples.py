@@ -11,10 +11,10 @@ from denoiselab.data.source import to_uint8
 from denoiselab.denoiser import Prediction
 from denoiselab.pictures import grid, write_png
 from denoiselab.samplers import Step
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
-def caption(trainer: pl.Trainer, system: DiffusionSystem, seed: int, evaluations: int) -> str:
+def caption(trainer: pl.Trainer, system: System, seed: int, evaluations: int) -> str:
     """How a picture's samples were made."""
     words = ", ".join(f"{key} {value}" for key, value in system.recipe.words.items())
     return f"step {trainer.global_step}, seed {seed}, NFE {evaluations}, {words}"
@@ -29,7 +29,7 @@ class SampleGrid(Periodic):
         super().__init__(every)
         self.n, self.columns, self.seed, self.batch_size = n, columns, seed, batch_size
 
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+    def work(self, trainer: pl.Trainer, system: System) -> None:
         mine = distributed.share(self.n, self.batch_size)
         with system.ema.swapped():
             batches = list(system.pipeline.generate(system.recipe, mine, system.wishes, self.seed, self.batch_size))
@@ -52,7 +52,7 @@ class DenoisingStrip(Periodic):
         super().__init__(every)
         self.n, self.moments, self.seed = n, moments, seed
 
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+    def work(self, trainer: pl.Trainer, system: System) -> None:
         pipeline, states, predictions = system.pipeline, [], []
 
         def watch(step: Step, prediction: Prediction) -> None:

@@ -6,13 +6,13 @@ import torch
 from denoiselab.callbacks.logging import run_folder
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.files import replacing
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 class Snapshots(Periodic):
     """ema/<step>.pt in the run's folder every so many optimizer steps, and at the end."""
 
-    def work(self, trainer: pl.Trainer, system: DiffusionSystem) -> None:
+    def work(self, trainer: pl.Trainer, system: System) -> None:
         snapshots = system.ema.snapshots()  # of sharded weights all ranks make them together
         if trainer.is_global_zero:
             path = run_folder(trainer) / "ema" / f"{trainer.global_step}.pt"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,17 +11,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.cli import rules
+from denoiselab.codecs import Latents
 from denoiselab.conditioning import Conditioner, Routes
 from denoiselab.data.source import Facts, Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError, IncompatibleError
-from denoiselab.metrics.classifier import check_labels
+from denoiselab.metrics.classifier import check_labels, layers, trained_classifier
 from denoiselab.metrics.evaluation import Evaluation, check_figures
 from denoiselab.metrics.figures import Figure
 from denoiselab.metrics.likelihood import LikelihoodEvaluation
 from denoiselab.metrics.likelihood import check as check_likelihood
 from denoiselab.metrics.points import PointEvaluation
-from denoiselab.objectives import Objective
+from denoiselab.objectives import Autoencoding, Objective
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import seed_for
 
@@ -93,13 +95,18 @@ class Parts(NamedTuple):
 
     source: Source
     pipeline: Pipeline
-    objective: Objective
+    objective: Objective | Autoencoding
     recipe: Recipe
+    data: Source  # what training sees: the source, with latents where these are kept
 
 
-def parts(cfg: DictConfig) -> Parts:
-    """Raises ConfigError, and IncompatibleError for a combination without meaning."""
+def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
+    """own: the checkpoint that a run goes on from. Raises ConfigError, and IncompatibleError for a combination without
+    meaning."""
+    from denoiselab.cli import frozen  # which reads runs, and these are built here
+
     rules.check_rules(cfg, rules.CONFIG_RULES)
+    frozen.describe(cfg, own)
     source = instantiate(cfg.data)
     if {"num_classes", "class_names"} & set(cfg.conditioning) and source.num_classes < 1:
         points = "take conditioning=none guidance=none, or data=moons, mixture or pinwheel, which have classes"
@@ -114,7 +121,9 @@ def parts(cfg: DictConfig) -> Parts:
     _check_told(made.conditioner, source)
     if cfg.likelihood:
         check_likelihood(made)
-    return Parts(source, made, objective(cfg, made.denoiser), recipe(cfg))
+    trained = autoencoding(cfg, source) if rules.trains_codec(cfg) else objective(cfg, made.denoiser)
+    data = frozen.ready(made.codec, cfg, source, own) if isinstance(made.codec, Latents) else source
+    return Parts(source, made, trained, recipe(cfg), data)
 
 
 def _check_told(conditioner: Conditioner, source: Source) -> None:
@@ -172,6 +181,17 @@ def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
         torch.manual_seed(seed_for(cfg.seed, "objective"))
         made = instantiate(cfg.loss)
     made.check(denoiser)
+    return made
+
+
+def autoencoding(cfg: DictConfig, source: Source) -> Autoencoding:
+    """Raises ConfigError for a perceptual loss of images that have no classes to learn features from."""
+    classifier = trained_classifier(source, cfg.cache) if cfg.loss.perceptual else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(cfg.seed, "objective"))
+        made: Autoencoding = instantiate(
+            informed(cfg.loss, source.facts), layers=classifier and partial(layers, classifier), _convert_="all"
+        )
     return made
 
 

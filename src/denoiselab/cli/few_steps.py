@@ -21,7 +21,7 @@ from denoiselab.pictures import Curves, lines
 from denoiselab.progress import console
 from denoiselab.samplers import ODE, Sampler
 from denoiselab.schedules import Schedule
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import System
 
 
 class Row(NamedTuple):
@@ -47,7 +47,7 @@ class FewSteps(pl.Callback):
         self.n, self.seed, self.batch_size = n, seed, batch_size
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, DiffusionSystem)
+        assert isinstance(pl_module, System)
         system, cfg = pl_module, OmegaConf.create(pl_module.description["config"])
         evaluation = build.evaluation(cfg, instantiate(cfg.data))
         rows, about = [], {}

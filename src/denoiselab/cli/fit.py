@@ -27,8 +27,9 @@ from denoiselab.conditioning import Wishes
 from denoiselab.data import ImageDataModule
 from denoiselab.errors import ConfigError, Interrupted
 from denoiselab.files import step_of
+from denoiselab.objectives import Autoencoding
 from denoiselab.progress import console
-from denoiselab.system import DiffusionSystem
+from denoiselab.system import AutoencoderSystem, DiffusionSystem, System
 
 
 def fit(
@@ -68,7 +69,7 @@ def fit(
         started = time.monotonic()
         if trainer.is_global_zero:
             console.print(_stated(cfg, trainer, system), highlight=False)
-        data = ImageDataModule(parts.source, part, cfg.seed, cfg.num_workers)
+        data = ImageDataModule(parts.data, part, cfg.seed, cfg.num_workers)
         trainer.fit(system, datamodule=data, ckpt_path=resumed and resumed.path)
         if system.validated_at != trainer.global_step:
             trainer.validate(system, datamodule=data, verbose=False)
@@ -91,8 +92,9 @@ def _interrupted(trainer: pl.Trainer, asked: Signals, folder: Path) -> Interrupt
     return Interrupted(f"{asked.name}: {told}; python train.py run={where} resume=true goes on", 128 + asked)
 
 
-def make_system(cfg: DictConfig, parts: Parts) -> DiffusionSystem:
-    return DiffusionSystem(
+def make_system(cfg: DictConfig, parts: Parts) -> System:
+    system = AutoencoderSystem if isinstance(parts.objective, Autoencoding) else DiffusionSystem
+    return system(
         parts.pipeline,
         parts.objective,
         parts.recipe,
@@ -134,7 +136,7 @@ def batch_part(batch_size: int, trainer: pl.Trainer) -> int:
     return batch_size // parts
 
 
-def _stated(cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem) -> str:
+def _stated(cfg: DictConfig, trainer: pl.Trainer, system: System) -> str:
     """What a step is: the batch stays the same on more devices and in more parts."""
     devices, parts = trainer.world_size, trainer.accumulate_grad_batches
     size = f"{cfg.batch_size} images a step"
@@ -145,7 +147,7 @@ def _stated(cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem) -> st
 
 
 def _conclude(
-    cfg: DictConfig, trainer: pl.Trainer, system: DiffusionSystem, folder: Path, logged: dict[str, Any]
+    cfg: DictConfig, trainer: pl.Trainer, system: System, folder: Path, logged: dict[str, Any]
 ) -> float | None:
     """metrics.json, the loggers' summary, and the last words on the terminal."""
     if not trainer.is_global_zero:
@@ -189,5 +191,6 @@ def quiet() -> None:
         ".*sync_dist=True.*",
         ".*GPU available but not used.*",
         ".*`isinstance.treespec, LeafSpec.`.*",
+        ".*in eval mode at the start of training.*",  # a frozen codec, which is to be
     ):
         warnings.filterwarnings("ignore", message)

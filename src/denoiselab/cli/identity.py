@@ -54,10 +54,10 @@ def identity(
     now, model = build.plain(cfg), build.plain(trained)
     told = {key: repr(value) for key, value in _leaves(now)}
     told |= {f"trained.{key}": repr(value) for key, value in _leaves({k: model[k] for k in _MODEL if k in model})}
-    guides = [path for path in map(build.guide_file, now["guidance"].values()) if path is not None]
-    parts = (now.get("inpainting"), model["conditioning"])
-    guides += [Path(part["mask"]) for part in parts if part and Path(str(part.get("mask"))).is_file()]
-    told |= {f"file {path}": build.hash_of(path) for path in guides}
+    files = [path for path in map(build.guide_file, now["guidance"].values()) if path is not None]
+    parts = (now.get("inpainting"), model.get("conditioning"))
+    files += [Path(part["mask"]) for part in parts if part and Path(str(part.get("mask"))).is_file()]
+    told |= {f"file {path}": build.hash_of(path) for path in files}
     targets = {value for config in (now, model) for key, value in _leaves(config) if key.endswith("_target_")}
     own = sorted({file for file in map(_own_file, targets) if file is not None})
     told |= {

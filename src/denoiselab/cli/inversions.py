@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab.conditioning.wishes import numbered
 from denoiselab.data.source import Source, to_float, to_uint8
 from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.pictures import grid, write_png
@@ -33,9 +34,10 @@ def invert_images(
     errors, noises = [], []
     with torch.no_grad(), pipeline.evaluating(), track(f"inverting {n} images", n) as advance:
         for start in range(0, n, batch_size):
-            batch = source.test.__getitems__(range(start, min(n, start + batch_size)))
+            numbers = range(start, min(n, start + batch_size))
+            batch = numbered(pipeline.conditioner, source.test.__getitems__(numbers), numbers)
             images = to_float(batch["image"]).to(pipeline.device)
-            denoise = pipeline.denoise_fn(recipe, batch["label"])
+            denoise = pipeline.denoise_fn(recipe, batch)
             x_T = invert(recipe.sampler, denoise, schedule, codec.encode(images))
             made = codec.decode(recipe.sampler(denoise, schedule, x_T))
             z = x_T / schedule.prior_std

@@ -44,7 +44,7 @@ COUNT_OR_NULL, SOME_OR_NULL = COUNT._replace(null=True), SOME._replace(null=True
 FREE = ("trainer.devices", "trainer.precision", "trainer.deterministic", "ema.decay", "ema.sigma_rel")
 
 # What a checkpoint can be the best by, all of them the lower the better; "headline": what the chosen metrics judge by.
-SAMPLED = ("fid", "sfid", "kid", "mmd", "cmmd", "sliced_wasserstein")
+SAMPLED = ("fid", "rfid", "sfid", "kid", "mmd", "cmmd", "sliced_wasserstein")
 MONITORS = ("headline", *SAMPLED, "bits_per_dim", "nats_per_dim", "val/loss")
 
 LIMITS = {
@@ -79,6 +79,20 @@ LIMITS = {
     "loss.T": SOME_OR_NULL,
     "loss.variance": Limit(words=("small", "large", "learned")),
     "loss.weight_vlb": POSITIVE,
+    "loss.kl": NATURAL,
+    "loss.codebook": NATURAL,
+    "loss.commitment": NATURAL,
+    "loss.perceptual": NATURAL,
+    "loss.adversarial.weight": NATURAL,
+    "loss.adversarial.start": NATURAL,
+    "loss.adversarial.channels": COUNT,
+    "loss.adversarial.halvings": COUNT,
+    "codec.downsample": COUNT,
+    "codec.latent_channels": COUNT,
+    "codec.channels": COUNT,
+    "codec.blocks": COUNT,
+    "codec.codes": SOME,
+    "codec.checkpoint": Limit(words=("last", "best", "previous")),
     "loss.features": COUNT,
     "norm.delta": POSITIVE,
     "time_sampling.T": COUNT,
@@ -216,6 +230,10 @@ LIMITS = {
     "callbacks.samples.every": COUNT_OR_NULL,
     "callbacks.samples.seed": NATURAL,
     "callbacks.samples.batch_size": COUNT,
+    "callbacks.reconstructions.n": COUNT,
+    "callbacks.reconstructions.columns": COUNT,
+    "callbacks.reconstructions.every": COUNT_OR_NULL,
+    "callbacks.reconstructions.batch_size": COUNT,
     "callbacks.denoising.n": COUNT,
     "callbacks.denoising.moments": COUNT,
     "callbacks.denoising.every": COUNT_OR_NULL,

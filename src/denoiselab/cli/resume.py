@@ -29,7 +29,15 @@ _LOOKED_AT = (
     *("sampler", "spacing", "threshold", "guidance", "float64"),
     *("metrics", "extractor", "likelihood", "callbacks", "logger"),
 )
-FREE = (*(f"trainer.{key}" for key in _TRAINER), *_LOOKED_AT, "num_workers", "cache", "data.root")
+FREE = (
+    *(f"trainer.{key}" for key in _TRAINER),
+    *_LOOKED_AT,
+    "num_workers",
+    "cache",
+    "data.root",
+    "codec.run",
+    "codec.cached",
+)
 SWEEP = "multirun.yaml"  # in a sweep's folder: what it was started with
 ASIDE = "metrics.csv.kept"  # while Lightning's logger is made, which would delete it
 SILENT = ("run", "resume", "checkpoint")  # how the command line names the run is no part of it

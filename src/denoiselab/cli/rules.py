@@ -57,6 +57,15 @@ def _classifies(cfg: DictConfig) -> bool:
     return _is(cfg.get("loss"), "CrossEntropy")
 
 
+def trains_codec(cfg: DictConfig) -> bool:
+    return _is(cfg.get("loss"), "Autoencoding")
+
+
+def _latent(cfg: DictConfig) -> bool:
+    """Whether what is diffused, or decoded, are latents."""
+    return _is(cfg.get("codec"), "KL", "VQ", "Latents", "diffusers")
+
+
 LEARNS = OmegaConf.create({"_target_": "VariationalBound"})  # where no loss is chosen, none is wrong
 
 
@@ -95,6 +104,8 @@ def _unseen(cfg: DictConfig) -> bool:
     if metrics := cfg.get("metrics"):
         points = {"sliced_wasserstein": True} if _is(metrics.get("evaluation"), "PointEvaluation") else {}
         found |= {name for name, figure in metrics.get("figures", points).items() if figure}
+        if "fid" in found and _latent(cfg):
+            found.add("rfid")
         if _looks(cfg, "trained_classifier", "inception", "dinov2"):  # whose features are not of unit length
             found -= {"cmmd"}
         if _looks(cfg, "dinov2", "clip"):  # which have no features at each place
@@ -119,7 +130,13 @@ def untold(key: str, data: str) -> str:
     return f"this conditioning needs {key}, and data={data} has none; take data=composition, or conditioning=class"
 
 
+def _reads(cfg: DictConfig) -> bool:
+    """Whether some of the condition is told in words."""
+    return any(_is(part, "Text") for part in conditions(cfg))
+
+
 _ALL = "; experiment=points takes all that points need"
+_LATENT = "; experiment=latent takes all that latents need"
 
 # What the parts themselves cannot see, as it is between them.
 CONFIG_RULES = (
@@ -128,8 +145,65 @@ CONFIG_RULES = (
         "backbone=unet, dit and jit see images, and these data are points; take backbone=mlp or relu_mlp" + _ALL,
     ),
     Rule(
+        lambda cfg: _points(cfg) and _reads(cfg),
+        "conditioning=text tells what an image shows, and these data are points; take conditioning=class or none"
+        + _ALL,
+    ),
+    Rule(
         lambda cfg: _points(cfg) and "codec" in cfg and not _is(cfg.codec, "Identity"),
         "codec encodes images, and these data are points; take codec=identity" + _ALL,
+    ),
+    Rule(
+        lambda cfg: "loss" in cfg and _is(cfg.get("codec"), "KL", "VQ") and not trains_codec(cfg),
+        "codec=kl and vq are trained by experiment=autoencoder and vq; to diffuse in the latents of a trained one give "
+        "its run: experiment=latent codec.run=<folder>",
+    ),
+    Rule(
+        lambda cfg: trains_codec(cfg) and "codec" in cfg and not _is(cfg.codec, "KL", "VQ"),
+        "loss=autoencoder trains a codec, and this one is not to be trained; take experiment=autoencoder or vq",
+    ),
+    Rule(
+        lambda cfg: (
+            "loss" in cfg and "backbone" in cfg and trains_codec(cfg) != _is(cfg.get("backbone"), "StandardNormal")
+        ),
+        "loss=autoencoder trains a codec and no denoiser, so that backbone=none belongs to it, and to it alone; take "
+        "experiment=autoencoder or vq for the codec, experiment=latent for a diffusion in its latents",
+    ),
+    Rule(
+        lambda cfg: trains_codec(cfg) and "conditioning" in cfg and not _is(cfg.get("conditioning"), "Unconditional"),
+        "loss=autoencoder trains a codec, which is told nothing; take conditioning=none guidance=none, as "
+        "experiment=autoencoder does",
+    ),
+    Rule(
+        lambda cfg: "loss" in cfg and _is(cfg.get("sampler"), "Prior") and not trains_codec(cfg),
+        "sampler=prior decodes noise as it is, which is how an autoencoder is sampled and no diffusion; take "
+        "sampler=ddim",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("sampler"), "Prior") and _draws(cfg, "DenoisingStrip"),
+        "sampler=prior denoises nothing, and callbacks=default draws how it is done; take callbacks=autoencoder",
+    ),
+    Rule(
+        lambda cfg: trains_codec(cfg) and _sharded(cfg),
+        "loss=autoencoder trains small networks, which trainer=fsdp cannot share out; take trainer=ddp",
+    ),
+    Rule(
+        lambda cfg: _latent(cfg) and bool(cfg.get("threshold")),
+        "threshold limits x0 to the range of images, [-1, 1], which is not that of latents; take threshold=none"
+        + _LATENT,
+    ),
+    Rule(
+        lambda cfg: _latent(cfg) and bool(cfg.get("likelihood")),
+        "likelihood=bound and ode are of what is diffused, and bits of latents are not those of images; take "
+        "likelihood=none" + _LATENT,
+    ),
+    Rule(
+        lambda cfg: (
+            _latent(cfg)
+            and (_is(cfg.get("loss"), "Hybrid") or _part(cfg.get("loss"), "T") or _is(cfg.get("schedule"), "Learned"))
+        ),
+        "the bound in steps ends with a decoder of 256 levels, which images have and latents have not; take a loss "
+        "without loss.T and a schedule that is not learned",
     ),
     Rule(
         lambda cfg: _points(cfg) and bool(cfg.get("threshold")),
@@ -178,6 +252,10 @@ CONFIG_RULES = (
             and cfg.loss.get("variance") != "learned"
         ),
         "sampler.variance=learned needs a network that learns it; take loss=hybrid, or sampler.variance=small",
+    ),
+    Rule(
+        lambda cfg: bool(cfg.get("inpainting") and cfg.get("invert")),
+        "invert=true goes to noise and back from whole images, and inpainting has a part of one; take inpainting=none",
     ),
     Rule(
         lambda cfg: bool(cfg.get("inpainting")) and _points(cfg),
@@ -257,6 +335,35 @@ CONFIG_RULES = (
 
 RULES = (
     Rule(
+        lambda cfg: cfg.get("prompt") is not None and bool(cfg.get("analytic")),
+        "prompt is read by a trained network, and analytic=<option> is an exact denoiser; take run=<folder>, a run of "
+        "experiment=text, or leave prompt out",
+    ),
+    Rule(
+        lambda cfg: bool(cfg.get("invert")) and not (cfg.get("prompt") is None and cfg.get("negative") is None),
+        "prompt and negative say what new images are to show, and invert=true encodes those of the data; take one of "
+        "them",
+    ),
+    Rule(
+        lambda cfg: cfg.get("prompt") is not None and _is(cfg.get("guidance"), "Classifier", "Autoguidance"),
+        "guidance=classifier and autoguidance lead to a class, and a prompt is of none; take guidance=cfg, or "
+        "classes=[...] in place of prompt",
+    ),
+    Rule(
+        lambda cfg: (
+            cfg.get("negative") is not None and not (_is(cfg.get("guidance"), "ClassifierFree") and _guides(cfg))
+        ),
+        "negative is what guidance=cfg leads away from, and there is none here; take guidance=cfg guidance.scale=3",
+    ),
+    Rule(
+        lambda cfg: any(
+            _is(_part(part, "encoder"), "of_folder") and _part(part, "encoder.folder") is None
+            for part in conditions(cfg)
+        ),
+        "conditioning.encoder.folder must be given, that of a text encoder which transformers has saved, such as CLIP "
+        "or T5; take conditioning.encoder.folder=<folder>, or conditioning=text, which needs none",
+    ),
+    Rule(
         lambda cfg: "analytic" in cfg and not cfg.get("run") and not cfg.analytic,
         "run must be given, a trained run's folder: run=<folder>; or take an exact denoiser of the data, which needs "
         "no training: analytic=empirical",
@@ -281,6 +388,14 @@ RULES = (
     Rule(
         lambda cfg: _is(cfg.get("data"), "ImageFolder") and cfg.data.root is None,
         "data.root must be given, the folder of the images, in which a sub-folder is a class; take data.root=<folder>",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("codec"), "Latents") and not cfg.codec.run,
+        "codec.run must be given, the folder of a run of experiment=autoencoder or vq; take codec.run=<folder>",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("codec"), "diffusers") and not cfg.codec.folder,
+        "codec.folder must be given, the folder of an AutoencoderKL of diffusers; take codec.folder=<folder>",
     ),
     Rule(
         lambda cfg: _looks(cfg, "dinov2", "clip") and _part(cfg.get("metrics"), "weights") is None,
@@ -408,8 +523,8 @@ RULES = (
     Rule(
         _unseen,
         "callbacks.checkpoint.monitor is a figure that these metrics and this likelihood do not find; take headline, "
-        "which is what they judge by, or val/loss (kid needs metrics=all, cmmd extractor=clip, sfid "
-        "extractor=classifier or inception, bits_per_dim and nats_per_dim a likelihood)",
+        "which is what they judge by, or val/loss (kid needs metrics=all, rfid a codec, cmmd extractor=clip, "
+        "sfid extractor=classifier or inception, bits_per_dim and nats_per_dim a likelihood)",
     ),
     *CONFIG_RULES,
 )

@@ -19,7 +19,7 @@ from denoiselab.conditioning import Unconditional
 from denoiselab.data.source import Facts, to_float
 from denoiselab.denoiser import Denoiser
 from denoiselab.ema import Weights
-from denoiselab.errors import ConfigError, RunError
+from denoiselab.errors import ConfigError, RunError, UserError
 from denoiselab.files import replacing, step_of
 from denoiselab.pipeline import Pipeline
 from denoiselab.progress import console
@@ -80,6 +80,8 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
             lines.append(f"{figures[name]:.4f} +- {figures[f'{name}_error']:.4f} {unit} a dimension ({told})")
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
+    if "rfid" in figures:
+        lines.append(f"the codec's reconstructions: FID {figures['rfid']:.2f}, PSNR {figures['psnr']:.1f} dB")
     rest = [key for key in _BESIDE if key in figures and key != headline]
     beside = [f"{key} {figures[key]:.3g} ({figures[f'floor.{key}']:.3g})" for key in rest]
     if beside:
@@ -122,7 +124,7 @@ def load(
     state = read(path)
     name, weights = averages.chosen(state["ema"], Path(folder), average)
     about = state["denoiselab"]
-    pipeline, cfg = _built(about, weights, path)
+    pipeline, cfg = _built(about, frozen_weights(state) | weights, path)
     facts = {"run": str(folder), "checkpoint": checkpoint, "step": state["global_step"], "ema": name}
     return pipeline.to(on).eval(), cfg, about | {"step": state["global_step"], "origin": facts}
 
@@ -145,12 +147,21 @@ def _exported(
     return pipeline.to(on).eval(), cfg, about | {"origin": facts}
 
 
+def frozen_weights(state: dict[str, Any]) -> Weights:
+    """Of a checkpoint, those of the pipeline that are not trained, and so have no averages."""
+    prefix = "pipeline."
+    every = {k.removeprefix(prefix): v for k, v in state.get("state_dict", {}).items() if k.startswith(prefix)}
+    return {name: values for name, values in every.items() if name not in state["ema"]["weights"]}
+
+
 def _built(about: dict[str, Any], weights: Weights, path: Path) -> tuple[Pipeline, DictConfig]:
     try:
         cfg = OmegaConf.create(about["config"])
         pipeline = build.pipeline(cfg, Facts(tuple(about["image_shape"]), tuple(about["class_names"])))
         pipeline.load_state_dict(weights)
     except Exception as error:
+        if isinstance(error.__cause__, UserError):  # what a part of it has said, within Hydra's own error
+            raise error.__cause__ from error
         raise RunError(f"{path} is of another version of denoiselab ({exports.short(error)}){_others(path)}") from error
     return pipeline, cfg
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from denoiselab.cli import build, runs
 from denoiselab.cli.inversions import invert_images
+from denoiselab.cli.prompts import Prompts
 from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
-from denoiselab.pictures import grid, write_png
+from denoiselab.pictures import captioned, grid, write_png
 from denoiselab.point_pictures import beside
 from denoiselab.progress import track
 
@@ -22,8 +23,10 @@ from denoiselab.progress import track
 def run(cfg: DictConfig) -> None:
     """Writes sample.json and grid.png with images/<i>.png, or points.png with points.npy, beside the run's files."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    prompts = Prompts(cfg)
     pipeline, trained, about = runs.given(cfg)
     build.check_again(trained, cfg)
+    prompts.check(pipeline, cfg.run)
     recipe = build.recipe(cfg, pipeline.image_shape)
     if cfg.invert:
         figures = invert_images(pipeline, recipe, instantiate(trained.data), cfg.n, cfg.batch_size, folder)
@@ -35,10 +38,11 @@ def run(cfg: DictConfig) -> None:
     source = instantiate(trained.data) if pipeline.conditioner.sees or recipe.inpainting else None
     of_images = recipe.inpainting is not None
     wishes = Wishes(pipeline.conditioner, about["num_classes"], source and source.test, classes, of_images)
+    asked, against = prompts.asked(wishes), prompts.against(wishes)
     batches = []
     what = "points" if len(pipeline.image_shape) == 1 else "images"
     with track(f"generating {cfg.n} {what}", cfg.n) as advance:
-        for batch in pipeline.generate(recipe, range(cfg.n), wishes, cfg.seed, cfg.batch_size):
+        for batch in pipeline.generate(recipe, range(cfg.n), asked, cfg.seed, cfg.batch_size, against):
             batches.append(batch)
             advance(len(batch.images))
     whole, labels = torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
@@ -47,12 +51,12 @@ def run(cfg: DictConfig) -> None:
         made = _write_points(whole, told, instantiate(trained.data), folder)
     else:
         explained = torch.cat([pipeline.explained(batch) for batch in batches])
-        made = _write_images(whole, explained, about["num_classes"], folder)
+        made = _write_images(whole, explained, about["num_classes"], folder, prompts.captions)
     facts = {
         **about["origin"],
         "n": cfg.n,
         "seed": cfg.seed,
-        "labels": labels.tolist(),
+        **prompts.facts(pipeline, batches),
         "nfe": batch.evaluations,
         **recipe.words,
         "code": runs.code_version(),
@@ -61,13 +65,22 @@ def run(cfg: DictConfig) -> None:
     runs.conclude(f"{cfg.n} {what}, {batch.evaluations} network evaluations each", {}, made)
 
 
-def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: Path) -> list[Path]:
-    """The grid, which is what is told of, with what was told beside each image; and each image by itself."""
+def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: Path, captions: list[str]) -> list[Path]:
+    """The grid, which is what is told of, with what was told beside each image; and each image by itself.
+
+    Where there are captions, in which samples go round, it has a part for each of them.
+    """
     for index, image in enumerate(images):
         write_png(grid(image[None], 1, zoom=False), folder / "images" / f"{index:05d}.png")
     columns = num_classes if len(images) >= 2 * num_classes > 2 else round(len(images) ** 0.5)
     views = explained.shape[1]
-    write_png(grid(explained.flatten(0, 1), max(1, min(16, columns) // views) * views), folder / "grid.png")
+    if captions:
+        shares = [explained[i :: len(captions)] for i in range(len(captions))]
+        wide = min(16 // views, len(shares[0])) * views
+        picture = captioned([(c, grid(s.flatten(0, 1), wide)) for c, s in zip(captions, shares, strict=True)])
+    else:
+        picture = grid(explained.flatten(0, 1), max(1, min(16, columns) // views) * views)
+    write_png(picture, folder / "grid.png")
     return [folder / "grid.png"]
 
 

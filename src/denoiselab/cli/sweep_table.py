@@ -1,37 +1,51 @@
-"""What a sweep of points comes to: a table and one picture, in the sweep's folder, when its last job has ended.
+"""What a sweep comes to: a table and one picture, in the sweep's folder, when its last job has ended.
 
-Reads the jobs' folders alone (.hydra, metrics.json, samples/step_<N>.npy), and imports torch only then.
+Reads the jobs' folders alone (.hydra, metrics.json and what is in samples/), and imports torch only then.
 """
 
 import csv
 import json
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-FIGURES = ("sliced_wasserstein", "floor", "off_plane", "n", "nfe", "step", "seed", "train_seconds")
+Figures = dict[str, Any]
 
 
 class Job(NamedTuple):
     folder: Path
     row: str
     column: str
-    figures: dict[str, Any]
+    figures: Figures
 
 
-class PointTable(Callback):
+class SweepTable(Callback, ABC):
     """table.md, table.csv and table.png: a cell for each value of the keys `rows` and `columns`, such as data.dim.
 
-    A cell says the sliced Wasserstein distance, and the share of squared norm off the plane where there is one; the
-    picture shows the samples, brought back to the plane. table.csv has a line for each job; where several fall into one
-    cell, as those of several seeds do, table.md has their mean and table.png the first of them.
+    table.csv has a line for each job; where several fall into one cell, as those of several seeds do, table.md has the
+    means of their figures and table.png the first of them.
     """
+
+    names: tuple[str, ...]  # of the figures; a job without the first of them has come to none
 
     def __init__(self, rows: str, columns: str) -> None:
         self.rows, self.columns = rows, columns
+
+    @abstractmethod
+    def cell(self, figures: Figures) -> str:
+        """What a cell says."""
+
+    @abstractmethod
+    def explanation(self, floor: str) -> str:
+        """What the cells say, in words; `floor` is the same figure of real data."""
+
+    @abstractmethod
+    def draw(self, cells: list[tuple[str, Job | None]], columns: int, path: Path) -> None:
+        """The titles and jobs of the cells, row by row."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -42,11 +56,13 @@ class PointTable(Callback):
         (folder / "table.md").write_text("\n".join(lines) + "\n")
         with (folder / "table.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow([self.rows, self.columns, *FIGURES, "run"])
+            writer.writerow([self.rows, self.columns, *self.names, "run"])
             for job in jobs:
-                figures = [job.figures.get(name, "") for name in FIGURES]
+                figures = [job.figures.get(name, "") for name in self.names]
                 writer.writerow([job.row, job.column, *figures, job.folder.name])
-        self.draw(jobs, folder / "table.png")
+        rows, columns = _axes(jobs)
+        cells = [(self._title(jobs, r, c), next(iter(_at(jobs, r, c)), None)) for r in rows for c in columns]
+        self.draw(cells, len(columns), folder / "table.png")
         print("\n".join([*lines, *(os.path.relpath(folder / f"table.{kind}") for kind in ("md", "csv", "png"))]))
 
     def jobs(self, folder: Path) -> list[Job]:
@@ -54,7 +70,7 @@ class PointTable(Callback):
         found = []
         for path in folder.glob("*/metrics.json"):
             figures = json.loads(path.read_text())
-            if "sliced_wasserstein" in figures:
+            if self.names[0] in figures:
                 config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
                 hydra = OmegaConf.load(path.parent / ".hydra" / "hydra.yaml").hydra
                 row, column = (
@@ -69,31 +85,85 @@ class PointTable(Callback):
         head = f"| {self.rows} | " + " | ".join(f"{self.columns}={column}" for column in columns) + " |"
         lines = [head, "|---" * (len(columns) + 1) + "|"]
         for row in rows:
-            lines.append(f"| {row} | " + " | ".join(_cell(_at(jobs, row, column)) for column in columns) + " |")
+            lines.append(f"| {row} | " + " | ".join(self._mean(_at(jobs, row, column)) for column in columns) + " |")
         floor = ", ".join(sorted({f"{job.figures['floor']:.4f}" for job in jobs}))
-        lines += [
-            "",
-            "Sliced Wasserstein distance of samples from test points, in the plane "
-            f"(training points: {floor}); in brackets the share of squared norm off the plane.",
-        ]
-        return lines
+        return [*lines, "", self.explanation(floor)]
 
-    def draw(self, jobs: list[Job], path: Path) -> None:
+    def _mean(self, jobs: list[Job]) -> str:
+        """The cell of these jobs; empty where there are none."""
+        shared = [name for name in self.names if jobs and all(name in job.figures for job in jobs)]
+        mean = {name: sum(job.figures[name] for job in jobs) / len(jobs) for name in shared}
+        return self.cell(mean) if jobs else ""
+
+    def _title(self, jobs: list[Job], row: str, column: str) -> str:
+        said = self._mean(_at(jobs, row, column)[:1])
+        return f"{row}, {self.columns.rpartition('.')[2]} = {column}" + (f": {said}" if said else "")
+
+
+class PointTable(SweepTable):
+    """The sliced Wasserstein distance, and the share of squared norm off the plane where there is one.
+
+    The picture shows the samples, brought back to the plane.
+    """
+
+    names = ("sliced_wasserstein", "floor", "off_plane", "n", "nfe", "step", "seed", "train_seconds")
+
+    def cell(self, figures: Figures) -> str:
+        off = f" ({figures['off_plane']:.1%})" if "off_plane" in figures else ""
+        return f"{figures['sliced_wasserstein']:.3f}{off}"
+
+    def explanation(self, floor: str) -> str:
+        return (
+            "Sliced Wasserstein distance of samples from test points, in the plane "
+            f"(training points: {floor}); in brackets the share of squared norm off the plane."
+        )
+
+    def draw(self, cells: list[tuple[str, Job | None]], columns: int, path: Path) -> None:
         import numpy as np
         import torch
 
         from denoiselab.pictures import write_png
         from denoiselab.point_pictures import Panel, colours, panels
 
-        made, (rows, columns) = [], _axes(jobs)
-        for row in rows:
-            for column in columns:
-                title, points = f"{row}, {self.columns.rpartition('.')[2]} = {column}", torch.empty(0, 2)
-                for job in _at(jobs, row, column)[:1]:
-                    points = torch.from_numpy(np.load(job.folder / "samples" / f"step_{job.figures['step']}.npy"))
-                    title += f": {_cell([job])}"
-                made.append(Panel(title, points, colours(points, None)))
-        write_png(panels(made, 2.6, len(columns)), path)  # what data of standard deviation 1 may need
+        made = []
+        for title, job in cells:
+            points = torch.empty(0, 2)
+            if job is not None:
+                points = torch.from_numpy(np.load(job.folder / "samples" / f"step_{job.figures['step']}.npy"))
+            made.append(Panel(title, points, colours(points, None)))
+        write_png(panels(made, 2.6, columns), path)  # what data of standard deviation 1 may need
+
+
+class ImageTable(SweepTable):
+    """FID, and the share of images that are named as the class asked for where there is one.
+
+    The picture shows the jobs' own pictures of samples, those of callbacks.samples at their last step.
+    """
+
+    names = ("fid", "floor", "class_accuracy", "n", "nfe", "step", "seed", "train_seconds")
+
+    def cell(self, figures: Figures) -> str:
+        named = f" ({figures['class_accuracy']:.0%})" if "class_accuracy" in figures else ""
+        return f"{figures['fid']:.3g}{named}"
+
+    def explanation(self, floor: str) -> str:
+        return (
+            f"FID of samples (real test images: {floor}); in brackets the share of them that a classifier names as the "
+            "class asked for."
+        )
+
+    def draw(self, cells: list[tuple[str, Job | None]], columns: int, path: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        from denoiselab.pictures import side_by_side, write_png
+
+        made = []
+        for title, job in cells:
+            file = None if job is None else job.folder / "samples" / f"step_{job.figures['step']}.png"
+            there = file is not None and file.exists()  # a run may have been told to draw none
+            made.append((title, np.array(Image.open(file)) if there else None))  # type: ignore[arg-type]
+        write_png(side_by_side(made, columns), path)
 
 
 def _axes(jobs: list[Job]) -> tuple[list[str], list[str]]:
@@ -103,15 +173,3 @@ def _axes(jobs: list[Job]) -> tuple[list[str], list[str]]:
 
 def _at(jobs: list[Job], row: str, column: str) -> list[Job]:
     return [job for job in jobs if (job.row, job.column) == (row, column)]
-
-
-def _cell(jobs: list[Job]) -> str:
-    if not jobs:
-        return ""
-    mean = {
-        name: sum(job.figures[name] for job in jobs) / len(jobs)
-        for name in ("sliced_wasserstein", "off_plane")
-        if all(name in job.figures for job in jobs)
-    }
-    off = f" ({mean['off_plane']:.1%})" if "off_plane" in mean else ""
-    return f"{mean['sliced_wasserstein']:.3f}{off}"

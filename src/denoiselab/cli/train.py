@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from denoiselab.cli import build, faults, ranks, resume, runs, state
+from denoiselab.cli import build, faults, frozen, ranks, resume, runs, state
 from denoiselab.errors import ConfigError, Interrupted, RunError
 from denoiselab.progress import console
 
@@ -37,6 +37,8 @@ def run(cfg: DictConfig) -> float | None:
         raise ConfigError(f"this machine has no {kind} that torch can use; take trainer=auto or trainer=cpu")
     if cfg.data.get("root") is not None:
         cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
+    own = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
+    frozen.describe(cfg, own if cfg.resume and own.exists() else None)
     if HydraConfig.get().mode == RunMode.MULTIRUN and (figure := _finished(cfg, folder)) is not None:
         return figure
     if ranks.rank() > 0 or ranks.started_here():
@@ -78,7 +80,7 @@ def _train(cfg: DictConfig, folder: Path, resumed: Resumed | None) -> tuple[floa
         told = f"going on at step {resumed.step} of {cfg.trainer.max_steps}"
         console.print(told, *resumed.changed, sep="\n  ", highlight=False)
     with faults.told(cfg, folder):
-        parts = build.parts(cfg)
+        parts = build.parts(cfg, resumed and resumed.path)
 
         from denoiselab.cli.fit import fit
 

@@ -1,5 +1,8 @@
 """Codecs: the space in which diffusion happens."""
 
-from denoiselab.codecs.codec import Codec, Identity
+from denoiselab.codecs.autoencoder import KL, VQ, Autoencoder, Coded
+from denoiselab.codecs.codec import Codec, HasPrior, Identity, Unscaled
+from denoiselab.codecs.latents import Latents
+from denoiselab.codecs.standard_normal import StandardNormal
 
-__all__ = ["Codec", "Identity"]
+__all__ = ["KL", "VQ", "Autoencoder", "Codec", "Coded", "HasPrior", "Identity", "Latents", "StandardNormal", "Unscaled"]

@@ -19,6 +19,20 @@ class Codec(nn.Module, ABC):
         """The shape of one latent, for images of shape (C, H, W) or points of shape (D,)."""
 
 
+class Unscaled(Codec, ABC):
+    """A codec whose latents, (latent_channels, h, w), have any variance: `Latents` scales what is diffused."""
+
+    latent_channels: int
+
+
+class HasPrior(ABC):
+    """A codec whose latents have a prior of their own, which is not the standard normal distribution."""
+
+    @abstractmethod
+    def prior(self, noise: Tensor) -> Tensor:
+        """Latents of that prior, made of standard normal noise of their shape."""
+
+
 class Identity(Codec):
     """Diffusion in pixels, or of the points themselves."""
 

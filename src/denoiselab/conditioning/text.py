@@ -1,10 +1,11 @@
 """What an image is to show, told in words: the states of a caption's tokens, to attend to (Rombach 2021, §3.3).
 
-tokens = W norm(states) + b for each token, and as a vector the same of their masked mean; norm brings each state to mean
-0 and variance 1, so that encoders of any scale are told alike.
+tokens = W norm(states) + b for each token, and as a vector the same of their masked mean; norm brings each state to
+mean 0 and variance 1, so that encoders of any scale are told alike.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Text(Plain, Judges):
         """A text that is given is of no class. Raises ConfigError for one that the encoder cannot read."""
         states, mask = self.encoder.encode(self.texts(batch))
         states = nnf.layer_norm(states, states.shape[-1:])
-        made: dict[str, Tensor] = {}
+        made: dict[str, Any] = {}
         if self.routes.tokens:
             made |= {"tokens": self.project["tokens"](states), "mask": mask}
         if self.routes.vector:
@@ -74,7 +75,7 @@ class Text(Plain, Judges):
 
     def null(self, cond: Cond) -> Cond:
         """One token that says nothing, the others are not there."""
-        made: dict[str, Tensor] = {}
+        made: dict[str, Any] = {}
         if cond.tokens is not None:
             first = torch.arange(cond.tokens.shape[1], device=cond.tokens.device) == 0
             made["tokens"] = self._nothing("tokens", cond.tokens)

@@ -64,6 +64,19 @@ class Classifier(Extractor):
         return Looked(features, middle[:, :8].flatten(1), self.head(features))
 
 
+def layers(classifier: Classifier, images: Tensor) -> list[Tensor]:
+    """The features (B, C, h, w) of its convolutions, two at each resolution, of float images in [-1, 1].
+
+    With gradients for the images; the classifier comes along to their device.
+    """
+    x, made = images, []
+    for part in classifier.to(images.device).body:
+        x = part(x)
+        if isinstance(part, nn.Sequential):
+            made.append(x)
+    return made
+
+
 def _scores(classifier: Classifier, images: Tensor) -> Tensor:
     logits = classifier.look(images).logits
     assert logits is not None

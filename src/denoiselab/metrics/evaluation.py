@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab import distributed
+from denoiselab.codecs import Identity
 from denoiselab.conditioning import Wishes, judged_by
-from denoiselab.data.source import Source
+from denoiselab.data.source import Source, to_float
 from denoiselab.errors import ConfigError
 from denoiselab.guidance import Classifier as GuidedByClassifier
 from denoiselab.metrics.classifier import Classifier
 from denoiselab.metrics.extractor import Extractor
 from denoiselab.metrics.figures import FID, AsTold, ClassAccuracy, Figure, Reference
 from denoiselab.metrics.generation import Generation
+from denoiselab.metrics.moments import frechet_distance
 from denoiselab.metrics.objects import ObjectAccuracy
 from denoiselab.metrics.real import BATCH, Real
-from denoiselab.metrics.statistics import Needs, Statistics
+from denoiselab.metrics.statistics import Needs, Statistics, spread
+from denoiselab.objectives.autoencoder import psnr
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.progress import console
 
@@ -122,7 +125,9 @@ class Evaluation:
                 "keep metrics.figures.fid"
             )
         self._warn(n)
-        found = self._figures(self._gathered(generation), self.reference(n))
+        found = self._figures(self._gathered(generation), self.reference(n)) | self._reconstructed(pipeline, n)
+        if "rfid" in found and "fid" in floor:
+            floor = floor | {"rfid": floor["fid"]}
         figures: dict[str, Any] = {"headline": headline} | found
         figures |= {"floor" if name == headline else f"floor.{name}": floor[name] for name in found if name in floor}
         figures |= {
@@ -157,6 +162,28 @@ class Evaluation:
             if batch.known is not None:
                 samples.judge(batch.known.judge(batch.images))
         return samples.reduced(self.source.train)
+
+    def _reconstructed(self, pipeline: Pipeline, n: int) -> dict[str, float]:
+        """What the codec loses, of the test images that the floor is of: nothing where there is none.
+
+        rfid: the FID of its reconstructions, where FID is among the figures; psnr: their mean, in dB.
+        """
+        if isinstance(pipeline.codec, Identity):
+            return {}
+        images, n = self.source.test, min(n, len(self.source.test))
+        order, mine = spread(images.labels, n), distributed.share(n, BATCH)
+        made = Statistics(n, keep=0)
+        for start in range(0, len(mine), BATCH):
+            places = mine[start : start + BATCH]
+            batch = images.__getitems__([order[i] for i in places])
+            again = pipeline.reconstructed(batch["image"])
+            made.update(places, self.real.look(again), again, batch["label"])
+            made.judge({"psnr": psnr(to_float(again), to_float(batch["image"]))})
+        whole = made.reduced()
+        found = dict(whole.told)
+        if any(isinstance(figure, FID) for figure in self.figures.values()):
+            found["rfid"] = frechet_distance(whole.features, self.reference(n).train.features)
+        return found
 
     def _judged_real(self, wishes: Wishes, n: int) -> dict[str, float]:
         """How well the first n test images do what is asked of samples 0 ... n - 1: what they show was asked for."""

@@ -10,6 +10,7 @@ from denoiselab.samplers.langevin import Langevin
 from denoiselab.samplers.ode import ODE
 from denoiselab.samplers.pc import PredictorCorrector
 from denoiselab.samplers.plms import PLMS
+from denoiselab.samplers.prior import Prior
 from denoiselab.samplers.sampler import NoiseFn, Sampler, Step
 from denoiselab.samplers.unipc import UniPC
 
@@ -27,6 +28,7 @@ __all__ = [
     "Langevin",
     "NoiseFn",
     "PredictorCorrector",
+    "Prior",
     "Sampler",
     "Step",
     "UniPC",

@@ -1,0 +1,93 @@
+"""prompt=... and negative=... of python sample.py: what samples are told, and what guidance leads away from."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from denoiselab.conditioning import Text, Wishes
+from denoiselab.conditioning.captions import written
+from denoiselab.data.source import Batch
+from denoiselab.errors import ConfigError, RunError
+from denoiselab.pipeline import Generated, Pipeline
+
+Wish = Callable[[Sequence[int]], Batch]
+
+
+class Prompts:
+    """Sample i is told prompt i mod their number. Raises ConfigError for texts that say nothing, or are too many."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.prompts, self.negatives = _texts("prompt", cfg.prompt), _texts("negative", cfg.negative)
+        if self.prompts and cfg.classes is not None:
+            raise ConfigError(f"prompt and classes={list(cfg.classes)} both say what is asked for; leave one out")
+        if len(self.prompts) > cfg.n:
+            n = len(self.prompts)
+            raise ConfigError(f"n={cfg.n} is not an image for each of {n} prompts; take n={n} or more")
+        if len(self.negatives) not in (0, 1, len(self.prompts)):
+            told = f"negative has {len(self.negatives)} texts, and prompt {len(self.prompts)}"
+            raise ConfigError(f"{told}; give one negative, or one for each prompt")
+
+    def check(self, pipeline: Pipeline, run: str | None) -> None:
+        """Raises RunError for a model that is told no texts, ConfigError for a text that it cannot read."""
+        for key, texts in (("prompt", self.prompts), ("negative", self.negatives)):
+            if texts and not _readers(pipeline):
+                raise RunError(
+                    f"run={run} is told no texts, and {key} is one; leave {key} out, or train a model that is: "
+                    "python train.py experiment=text"
+                )
+            for reader in _readers(pipeline) if texts else ():
+                reader.encoder.encode(texts)
+
+    def asked(self, wishes: Wishes) -> Wish:
+        return _Telling(wishes, self.prompts) if self.prompts else wishes
+
+    def against(self, wishes: Wishes) -> Wish | None:
+        return _Telling(wishes, self.negatives) if self.negatives else None
+
+    @property
+    def captions(self) -> list[str]:
+        """What stands above the images of each prompt."""
+        if not self.negatives:
+            return self.prompts
+        pairs = [(text, self.negatives[i % len(self.negatives)]) for i, text in enumerate(self.prompts)]
+        return [f"{text}   (away from: {other})" for text, other in pairs]
+
+    def facts(self, pipeline: Pipeline, batches: Sequence[Generated]) -> dict[str, Any]:
+        """What each sample was asked for: its class, its text, or both; and what guidance led away from."""
+        said: dict[str, Any] = {}
+        if not self.prompts:
+            said["labels"] = [label for batch in batches for label in batch.labels.tolist()]
+        if _readers(pipeline):
+            told = [pair for batch in batches for pair in pipeline.conditioner.each(batch.asked)]
+            said["prompts"] = [text for part, own in told if isinstance(part, Text) for text in part.texts(own)]
+        return said | ({"negative": self.negatives} if self.negatives else {})
+
+
+class _Telling:
+    """Wishes, with sample i told text i mod their number."""
+
+    def __init__(self, wishes: Wishes, texts: Sequence[str]) -> None:
+        self.wishes, self.texts = wishes, texts
+
+    def __call__(self, indices: Sequence[int]) -> Batch:
+        return self.wishes(indices) | {"text": written([self.texts[i % len(self.texts)] for i in indices])}
+
+
+def _readers(pipeline: Pipeline) -> list[Text]:
+    return [part for part, _ in pipeline.conditioner.each({}) if isinstance(part, Text)]
+
+
+def _texts(key: str, given: Any) -> list[str]:
+    """One or several texts. Raises ConfigError for one that says nothing, and for what is no text."""
+    if given is None:
+        return []
+    texts = list(given) if OmegaConf.is_list(given) else [given]
+    for text in texts:
+        if not isinstance(text, str | int | float) or isinstance(text, bool):
+            raise ConfigError(f"{key}={text} is no text; write {key}='a seven', or '{key}=[a seven,a bold three]'")
+        if not str(text).strip():
+            raise ConfigError(f"{key} has an empty text; say what is to be seen, as in {key}='a seven'")
+    if not texts:
+        raise ConfigError(f"{key}=[] has no text in it; leave it out, or write '{key}=[a seven,a bold three]'")
+    return [str(text).strip() for text in texts]

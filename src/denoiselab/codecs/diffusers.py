@@ -1,0 +1,97 @@
+"""AutoencoderKL of diffusers, from a folder that its save_pretrained has written. Needs the extra [diffusers].
+
+Its weights stay in that folder, and are known by their sha256: what was trained in the latents of one is not decoded by
+another.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from denoiselab.codecs.codec import Unscaled
+from denoiselab.codecs.latents import Latents
+from denoiselab.errors import IncompatibleError, RunError
+
+
+def diffusers(folder: str, image_shape: Sequence[int], sha256: str | None = None, **origin: Any) -> Latents:
+    """Raises RunError and IncompatibleError as DiffusersVAE does."""
+    return Latents(DiffusersVAE(folder, image_shape, sha256), **origin)
+
+
+@final
+class DiffusersVAE(Unscaled):
+    """encode gives the mean of the posterior. Grey images are repeated to its channels, and decoded to their mean.
+
+    image_shape: (C, H, W) of the images; sha256: of the weights' files, where they are to be certain ones. Raises
+    RunError for a folder that has none, or others, IncompatibleError for images that it cannot encode.
+    """
+
+    def __init__(self, folder: str, image_shape: Sequence[int], sha256: str | None = None) -> None:
+        super().__init__()
+        self.sha256 = weights_of(folder)
+        if sha256 not in (None, self.sha256):
+            raise RunError(
+                f"codec.folder={folder} has other weights than this run was trained with (sha256 {self.sha256[:16]}, "
+                f"and they were {sha256[:16] if sha256 else ''}); give the folder of the same"
+            )
+        try:
+            from diffusers import AutoencoderKL
+        except ImportError as error:
+            raise RunError("codec=diffusers needs diffusers; pip install 'denoiselab[diffusers]'") from error
+        try:
+            vae = AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+        except Exception as error:
+            said = " ".join(str(error).split())[:120]
+            raise RunError(f"codec.folder={folder} is no AutoencoderKL of diffusers ({said})") from error
+        self._outside = [vae]  # of our own state, which a checkpoint and an export hold
+        self.image_channels, self.latent_channels = vae.config.in_channels, vae.config.latent_channels
+        self.downsample = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.grey = image_shape[0] == 1
+        self.latent_shape(tuple(image_shape))
+
+    def encode(self, images: Tensor) -> Tensor:
+        vae = self._on(images)
+        colour = images.expand(-1, self.image_channels, -1, -1)
+        return vae.encode(colour.to(vae.dtype)).latent_dist.mode().to(images.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self._on(latents)
+        images = vae.decode(latents.to(vae.dtype)).sample.to(latents.dtype)
+        return images.mean(1, keepdim=True) if self.grey else images
+
+    def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Raises IncompatibleError for images of other channels, or whose sides it cannot divide."""
+        channels, *sides = image_shape
+        if channels not in (1, self.image_channels):
+            raise IncompatibleError(
+                f"codec.folder has an autoencoder of images of {self.image_channels} channels, and these have "
+                f"{channels}; give one of as many, or take data.channels={self.image_channels}"
+            )
+        if any(side % self.downsample for side in sides):
+            raise IncompatibleError(
+                f"codec.folder has an autoencoder that divides the sides by {self.downsample}, and those of these "
+                f"images are {' and '.join(map(str, sides))}; give images of another size"
+            )
+        return (self.latent_channels, *(side // self.downsample for side in sides))
+
+    def _on(self, x: Tensor) -> Any:
+        return self._outside[0].to(x.device)
+
+
+def weights_of(folder: str) -> str:
+    """sha256, 64 hexadecimal digits, of the configuration and the weights in a folder. Raises RunError without them."""
+    paths = sorted(path for pattern in ("*.safetensors", "*.bin") for path in Path(folder).glob(pattern))
+    config = Path(folder) / "config.json"
+    if not config.is_file() or not paths:
+        raise RunError(
+            f"codec.folder={folder} is no folder of an AutoencoderKL, with config.json and weights; give one that "
+            "diffusers' save_pretrained has written"
+        )
+    digest = hashlib.sha256()
+    for path in (config, *paths):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

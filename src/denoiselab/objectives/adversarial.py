@@ -1,0 +1,91 @@
+"""The patch-adversarial loss of autoencoders (PatchGAN, Isola 2017; VQGAN, Esser 2021), with the hinge (Lim & Ye 2017).
+
+The discriminator D gives a score at each patch, high for real ones; its loss is
+(mean relu(1 - D(x)) + mean relu(1 + D(x_hat)))/2, and the autoencoder's -mean D(x_hat).
+
+Both are minimised at once, in one step of one optimizer: simultaneous gradient descent, in which neither sees the
+other's new weights. x_hat is detached in the discriminator's loss, and the discriminator's weights are in the
+autoencoder's. So their sum has, exactly, each one's own gradient for each one's own weights.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as nnf
+
+from denoiselab import distributed
+from denoiselab.backbones.unet import group_norm
+from denoiselab.errors import ConfigError
+
+
+class Discriminator(nn.Module):
+    """images: (B, C, H, W) -> scores (B, 1, h, w) of overlapping patches; `halvings` of the sides are seen at once."""
+
+    def __init__(self, image_channels: int, channels: int, halvings: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = image_channels
+        for i in range(halvings):
+            outputs = channels * min(2**i, 8)
+            layers.append(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1))
+            layers += [group_norm(outputs)] if i else []
+            layers.append(nn.LeakyReLU(0.2))
+            inputs = outputs
+        self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, 1, 3, padding=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class Adversarial(nn.Module):
+    """weight: of the autoencoder's part; adaptive: times |grad of the other losses|/|grad of this one|, both for the
+    last layer of the decoder (VQGAN, eq. 7). Both losses are 0 until `start` optimizer steps are done.
+
+    image_shape: (C, H, W). Raises ConfigError where the images' sides cannot be halved that often.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, ...],
+        weight: float,
+        adaptive: bool = True,
+        start: int = 0,
+        channels: int = 32,
+        halvings: int = 2,
+    ) -> None:
+        super().__init__()
+        if min(image_shape[1:]) < 2**halvings:
+            raise ConfigError(
+                f"loss.adversarial.halvings={halvings} leave nothing of {min(image_shape[1:])} pixels; take fewer"
+            )
+        self.weight, self.adaptive, self.start = weight, adaptive, start
+        self.discriminator = Discriminator(image_shape[0], channels, halvings)
+
+    def of_autoencoder(self, images: Tensor) -> Tensor:
+        """-D(x_hat), (B,): with gradients for the images, and none for the discriminator."""
+        weights = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        return -functional_call(self.discriminator, weights, images).flatten(1).mean(1)
+
+    def of_discriminator(self, real: Tensor, made: Tensor) -> Tensor:
+        """(B,): with gradients for the discriminator, and none for the images."""
+        return hinge(self.discriminator(real.detach()), self.discriminator(made.detach()))
+
+    def forward(self, real: Tensor, made: Tensor, others: Tensor, last_layer: Tensor, step: int) -> Tensor:
+        """Both parts, (B,), after `step` optimizer steps. others: (B,), the autoencoder's other losses."""
+        generator = self.of_autoencoder(made)
+        balance = _balance(others.mean(), generator.mean(), last_layer) if self.adaptive else 1.0
+        begun = float(step >= self.start)  # 0 rather than nothing: every process has a gradient for every weight
+        return begun * (self.weight * balance * generator + self.of_discriminator(real, made))
+
+
+def hinge(real: Tensor, made: Tensor) -> Tensor:
+    """The discriminator's loss of each sample, of scores (B, 1, h, w): (B,)."""
+    return (nnf.relu(1 - real) + nnf.relu(1 + made)).flatten(1).mean(1) / 2
+
+
+def _balance(others: Tensor, generator: Tensor, last_layer: Tensor) -> float:
+    """The ratio of the two gradients' norms, of the global batch; at most 10^4."""
+    ranks = distributed.world_size()
+    pair = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (others, generator)]
+    norms = [(distributed.all_sum(gradient) / ranks).norm() for gradient in pair]
+    return float((norms[0] / (norms[1] + 1e-4)).clamp(max=1e4))

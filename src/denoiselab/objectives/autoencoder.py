@@ -1,0 +1,66 @@
+"""What an autoencoder is trained by: the error of the reconstruction, the price of the latents, and two more terms.
+
+loss = |x - x_hat| (in `norm`, the mean over the image's values) + kl KL/D (KL), or the codebook's and the commitment's
+terms (VQ), + perceptual * the distance in a network's features + the adversarial loss.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.codecs import Autoencoder, Coded
+from denoiselab.norms import Norm
+from denoiselab.objectives.adversarial import Adversarial
+from denoiselab.objectives.perceptual import Layers, Perceptual
+
+
+class Autoencoding(nn.Module):
+    """Losses (B,) of images: (B, C, H, W) in [-1, 1].
+
+    kl, codebook, commitment: what the costs of these names count; perceptual: what the distance in the features of
+    `layers` counts; adversarial: left out where its weight is 0.
+    """
+
+    names = ("loss", "reconstruction", "psnr")
+
+    def __init__(
+        self,
+        norm: Norm,
+        kl: float = 1e-3,
+        codebook: float = 1.0,
+        commitment: float = 0.25,
+        perceptual: float = 0.0,
+        adversarial: Adversarial | None = None,
+        layers: Layers | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm, self.weights = norm, {"kl": kl, "codebook": codebook, "commitment": commitment}
+        self.perceptual, self.seen = perceptual, Perceptual(layers) if perceptual and layers else None
+        self.adversarial = adversarial if adversarial is not None and adversarial.weight else None
+
+    def own(self, codec: Autoencoder, images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_hat, the loss but for its adversarial part: (B,), the error of the reconstruction: (B,))."""
+        coded: Coded = codec.coded(images, eps)
+        made = codec.decoder(coded.latents)
+        error = self.norm(made - images, torch.ones(len(images), dtype=torch.float64)).flatten(1).mean(1)
+        loss = error + sum(self.weights[name] * cost for name, cost in coded.costs.items())
+        if self.seen is not None:
+            loss = loss + self.perceptual * self.seen(images, made)
+        return made, loss, error
+
+    def forward(self, codec: Autoencoder, images: Tensor, eps: Tensor, step: int) -> Tensor:
+        """After `step` optimizer steps; eps: standard normal noise of the latents' shape."""
+        made, loss, _ = self.own(codec, images, eps)
+        if self.adversarial is None:
+            return loss
+        return loss + self.adversarial(images, made, loss, codec.last_layer, step)
+
+    def figures(self, codec: Autoencoder, images: Tensor, eps: Tensor) -> dict[str, Tensor]:
+        """(B,) each: "loss", without its adversarial part, "reconstruction", and "psnr" of decode(encode(x)), in dB."""
+        _, loss, error = self.own(codec, images, eps)
+        return {"loss": loss, "reconstruction": error, "psnr": psnr(codec.decode(codec.encode(images)), images)}
+
+
+def psnr(made: Tensor, images: Tensor) -> Tensor:
+    """10 log10(2^2/MSE) of images in [-1, 1], to which `made` is clipped: (B,), in dB; 100 where they are equal."""
+    mse = (made.clamp(-1, 1) - images).double().square().flatten(1).mean(1)
+    return (10 * torch.log10(4 / mse.clamp(min=4e-10))).to(torch.float64)
