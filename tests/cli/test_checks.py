@@ -181,7 +181,7 @@ def test_a_sweep_of_several_processes_is_accepted_where_each_has_a_share_of_the_
 
 
 def composed_with(group, option):
-    if group != "analytic":
+    if group not in ("analytic", "inpainting"):
         return composed("train", [f"{group}={option}"])
     run_options.register([], lambda: composed("train", []))
     return composed("sample", [f"{group}={option}"])

@@ -15,12 +15,12 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 import denoiselab
+from denoiselab.cache import cached
 from denoiselab.cli import build, runs
 from denoiselab.codecs import Autoencoder, Latents
 from denoiselab.codecs.diffusers import DiffusersVAE, weights_of
 from denoiselab.data.source import Batch, Facts, ImageSet, Source, to_float
 from denoiselab.errors import RunError
-from denoiselab.metrics.cache import cached
 from denoiselab.pipeline import Pipeline
 from denoiselab.progress import track
 
