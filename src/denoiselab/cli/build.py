@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.cli import rules
 from denoiselab.codecs import Latents
-from denoiselab.conditioning import Routes
+from denoiselab.conditioning import Conditioner, Routes
 from denoiselab.data.source import Facts, Source
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import ConfigError, IncompatibleError
@@ -118,11 +118,20 @@ def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
     if cfg.metrics and "extractor" in cfg.metrics:
         _check_figures(cfg, source)
     made = pipeline(cfg, source.facts)
+    _check_told(made.conditioner, source)
     if cfg.likelihood:
         check_likelihood(made)
     trained = autoencoding(cfg, source) if rules.trains_codec(cfg) else objective(cfg, made.denoiser)
     data = frozen.ready(made.codec, cfg, source, own) if isinstance(made.codec, Latents) else source
     return Parts(source, made, trained, recipe(cfg), data)
+
+
+def _check_told(conditioner: Conditioner, source: Source) -> None:
+    """Raises IncompatibleError where the data have not what is told of them."""
+    wanted = set(conditioner.sees) - {"image"}
+    missing = sorted(wanted - set(source.test.__getitems__([0]))) if wanted else []
+    if missing:
+        raise IncompatibleError(rules.untold(" and ".join(missing), source.name))
 
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:

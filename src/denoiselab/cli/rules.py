@@ -118,6 +118,18 @@ def _looks(cfg: DictConfig, *names: str) -> bool:
     return _is(_part(cfg.get("metrics"), "extractor"), *names)
 
 
+_IMAGES = ("SuperResolution", "Colourisation", "Inpainting", "Segmentation", "Layout", "LayoutChannels")
+
+
+def _plain(cfg: DictConfig) -> bool:
+    """Whether the data are known to be images and labels alone."""
+    return _is(cfg.get("data"), "Digits", "FashionMNIST", "ImageFolder")
+
+
+def untold(key: str, data: str) -> str:
+    return f"this conditioning needs {key}, and data={data} has none; take data=composition, or conditioning=class"
+
+
 def _reads(cfg: DictConfig) -> bool:
     """Whether some of the condition is told in words."""
     return any(_is(part, "Text") for part in conditions(cfg))
@@ -259,8 +271,16 @@ CONFIG_RULES = (
         "inpainting.jump goes back to before the first of the sampler's steps; take a jump below sampler.steps",
     ),
     Rule(
-        lambda cfg: _points(cfg) and _is(cfg.get("conditioning"), "SuperResolution", "Colourisation", "Inpainting"),
+        lambda cfg: _points(cfg) and any(_is(part, *_IMAGES) for part in conditions(cfg)),
         "this conditioning tells images, and these data are points; take conditioning=none" + _ALL,
+    ),
+    Rule(
+        lambda cfg: _plain(cfg) and any(_is(part, "Segmentation") for part in conditions(cfg)),
+        untold("segmentation", "this option"),
+    ),
+    Rule(
+        lambda cfg: _plain(cfg) and any(_is(part, "Layout", "LayoutChannels") for part in conditions(cfg)),
+        untold("boxes", "this option"),
     ),
     Rule(
         lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),

@@ -13,6 +13,8 @@ from denoiselab.conditioning.conditioner import (
 )
 from denoiselab.conditioning.image import Colourisation, SuperResolution
 from denoiselab.conditioning.inpainting import Inpainting
+from denoiselab.conditioning.layout import Layout, LayoutChannels
+from denoiselab.conditioning.segmentation import Segmentation
 from denoiselab.conditioning.several import Several
 from denoiselab.conditioning.text import Text
 from denoiselab.conditioning.wishes import Wishes
@@ -25,8 +27,11 @@ __all__ = [
     "Inpainting",
     "Judges",
     "Keeps",
+    "Layout",
+    "LayoutChannels",
     "Plain",
     "Routes",
+    "Segmentation",
     "Several",
     "Shows",
     "SuperResolution",

@@ -67,9 +67,7 @@ class Composition(Source):
         seed: int = 0,
     ) -> None:
         if size < LEAST:
-            raise ConfigError(
-                f"data.size={size} is too small for an object of 8 pixels to move in; allowed: {LEAST} up"
-            )
+            raise ConfigError(f"data.size={size} leaves objects of 8 pixels no room; allowed: at least {LEAST}")
         if channels not in (1, 3):
             raise ConfigError(f"data.channels={channels} is neither grey nor colour; allowed: 1 or 3")
         for key, value, least in (("most", most, 1), ("train", train, 2), ("test", test, 2)):

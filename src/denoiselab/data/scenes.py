@@ -60,6 +60,18 @@ def tight(mask: Tensor) -> Tensor:
     return torch.stack([torch.where(there, end, 0) for end in (x0, y0, x1, y1)], -1)
 
 
+def in_colours(named: Tensor, num_classes: int, channels: int) -> Tensor:
+    """Pictures, uint8 (B, C, H, W), of what is where: (B, H, W), 0 black, 1 + class in its own colour, or grey."""
+    hue = torch.arange(num_classes) / num_classes
+    if channels == 1:
+        colours = (255 - 192 * hue)[:, None]
+    else:
+        wheel = (hue[:, None] + torch.tensor([0, 1 / 3, 2 / 3])) % 1 * 6
+        colours = 40 + 215 * ((wheel - 3).abs() - 1).clamp(0, 1)
+    table = torch.cat([torch.zeros(1, channels), colours.expand(-1, channels)]).round().to(torch.uint8)
+    return table.to(named.device)[named.long()].permute(0, 3, 1, 2)
+
+
 def render(objects: Tensor, classes: Tensor, drawn: Drawn, size: int, channels: int) -> dict[str, Tensor]:
     """Scenes of `size` pixels a side made of objects: uint8 (N, C, h, w), h = w, of classes: int64 (N,).
 

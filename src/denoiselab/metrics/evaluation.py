@@ -17,6 +17,7 @@ from denoiselab.metrics.extractor import Extractor
 from denoiselab.metrics.figures import FID, AsTold, ClassAccuracy, Figure, Reference
 from denoiselab.metrics.generation import Generation
 from denoiselab.metrics.moments import frechet_distance
+from denoiselab.metrics.objects import ObjectAccuracy
 from denoiselab.metrics.real import BATCH, Real
 from denoiselab.metrics.statistics import Needs, Statistics, spread
 from denoiselab.objectives.autoencoder import psnr
@@ -55,6 +56,7 @@ class Evaluation:
         check_figures(figures)
         self.source, self.extractor, self.figures, self.keep = source, extractor, figures, keep
         self.needs = reduce(or_, (figure.needs for figure in figures.values()), Needs())
+        self.objects = ObjectAccuracy(source)
         self.real = Real(source, extractor, Path(cache), keep)
         self._train: Statistics | None = None
         self._tests: dict[int, Statistics] = {}
@@ -156,6 +158,7 @@ class Evaluation:
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
             samples.judge(judged_by(generation.pipeline.conditioner, batch.images, batch.asked))
+            samples.judge(self.objects.judge(batch.images, batch.asked))
             if batch.known is not None:
                 samples.judge(batch.known.judge(batch.images))
         return samples.reduced(self.source.train)
@@ -190,6 +193,7 @@ class Evaluation:
         for start in range(0, min(n, len(self.source.test)), BATCH):
             asked = wishes(range(start, min(n, start + BATCH, len(self.source.test))))
             found.judge(judged_by(wishes.conditioner, asked["image"], asked))
+            found.judge(self.objects.judge(asked["image"], asked))
         return found.told
 
     def _warn(self, n: int) -> None:

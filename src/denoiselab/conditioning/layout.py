@@ -1,0 +1,177 @@
+"""Boxes that say what is to be where, as tokens (GLIGEN, Li 2023, eq. 5) or as channels.
+
+A token is an MLP of the class's embedding beside sin and cos of 2^k pi p, k = 0 ... 5, of the box's corners p = x0, y0,
+x1, y1 as shares of the image's sides. A network attends to them as to a set: their order says nothing.
+
+How well a sample follows boxes is found in its bright pixels (`scenes.strokes`). Each belongs to the asked box that is
+nearest to it, if that is no further away than a quarter of the image's longer side, in x and in y; the tight box around
+what belongs to a box is compared with it.
+"""
+
+import math
+from abc import ABC
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.conditioning.concat import Concat
+from denoiselab.conditioning.cond import Cond, Routes
+from denoiselab.conditioning.conditioner import Judges, Plain, Shows, unlabelled
+from denoiselab.data.scenes import NOWHERE, in_colours, strokes, tight
+from denoiselab.data.source import Batch
+from denoiselab.errors import ConfigError
+
+_FREQUENCIES = 6
+
+
+class Boxes(Judges, Shows, ABC):
+    """What is told of batch["boxes"]: int64 (B, L, 5), class, x0, y0, x1, y1 in pixels; class -1: no box.
+
+    Figures: layout_iou of each asked box and the box found for it, 0 where nothing is; 1 for a test image. stray: the
+    share of a sample's bright pixels that are in no asked box; 0 for a test image.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, ...]
+
+    def told(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Classes (B, L), 0 where none, corners (B, L, 4), and which are there (B, L). ConfigError: unknown classes."""
+        classes, corners = batch["boxes"][..., 0], batch["boxes"][..., 1:]
+        if classes.max() >= self.num_classes or classes.min() < NOWHERE:
+            wrong = int(classes.max() if classes.max() >= self.num_classes else classes.min())
+            raise ConfigError(
+                f"the layout has class {wrong}; conditioning.num_classes={self.num_classes} allows 0 to "
+                f"{self.num_classes - 1}, and {NOWHERE} for no box, take as many as the data have"
+            )
+        return classes.clamp(min=0), corners, classes != NOWHERE
+
+    def shown(self, batch: Batch) -> Tensor:
+        """The outlines of the boxes, in a colour for each class."""
+        classes, corners, there = self.told(batch)
+        channels, height, width = self.image_shape
+        edge = inside(corners, height, width) & ~inside(corners + _inward(corners), height, width)
+        named = torch.where(edge & there[..., None, None], 1 + classes[..., None, None], 0)
+        return in_colours(named.amax(1), self.num_classes, channels)
+
+    def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        _, corners, there = self.told(batch)
+        bright = strokes(images)
+        found = found_boxes(bright, corners, there)
+        within = (inside(corners, *bright.shape[1:]) & there[..., None, None]).any(1)
+        outside = (bright & ~within).flatten(1).sum(1)
+        return {
+            "layout_iou": iou(corners, found)[there],
+            "stray": outside / bright.flatten(1).sum(1).clamp(min=1),
+        }
+
+
+class Layout(Plain, Boxes):
+    """A token of `dim` numbers for each box. Boxes that are not there are masked; without any, nothing is told.
+
+    null "learned": a token of its own; "zero", and where nothing is ever dropped: 0.
+    """
+
+    sees = ("boxes",)
+    asks_class = True
+
+    def __init__(
+        self, num_classes: int, image_shape: Sequence[int], dim: int = 128, drop: float = 0.1, null: str = "learned"
+    ) -> None:
+        super().__init__()
+        if null not in ("learned", "zero"):
+            raise ConfigError(f"conditioning.null is {null!r}; allowed are learned and zero")
+        self.num_classes, self.drop, self.routes = num_classes, drop, Routes(tokens=dim)
+        self.image_shape = tuple(image_shape)
+        self.embedding = nn.Embedding(num_classes, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim + 8 * _FREQUENCIES, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+        self.nothing: Tensor
+        if null == "learned" and drop > 0:
+            self.nothing = nn.Parameter(torch.randn(dim))
+        else:
+            self.register_buffer("nothing", torch.zeros(dim), persistent=False)
+
+    def forward(self, batch: Batch) -> Cond:
+        classes, corners, there = self.told(batch)
+        _, height, width = self.image_shape
+        places = corners / corners.new_tensor([width, height, width, height])
+        told = self.mlp(torch.cat([self.embedding(classes), fourier(places.to(self.nothing.dtype))], -1))
+        tokens = torch.where(there[..., None], told, self.nothing)
+        return Cond(tokens=tokens, mask=there | (_first(there) & ~there.any(1, keepdim=True)), label=batch["label"])
+
+    def null(self, cond: Cond) -> Cond:
+        """One token that says nothing, the others are not there."""
+        assert cond.tokens is not None
+        first = _first(cond.tokens[..., 0])
+        return Cond(tokens=self.nothing.expand_as(cond.tokens), mask=first, label=unlabelled(cond.label))
+
+
+class LayoutChannels(Concat, Boxes):
+    """A channel for each class: 1 in its boxes, 0 elsewhere; and one that is 1 outside all boxes."""
+
+    sees = ("boxes",)
+    asks_class = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        drop: float = 0.1,
+        null: str = "learned",
+    ) -> None:
+        super().__init__(1 + num_classes, image_shape, latent_shape, drop, null)
+        self.num_classes, self.image_shape = num_classes, tuple(image_shape)
+
+    def channels(self, batch: Batch) -> Tensor:
+        classes, corners, there = self.told(batch)
+        filled = inside(corners, *self.image_shape[1:]) & there[..., None, None]
+        each = [(filled & (classes == c)[..., None, None]).any(1) for c in range(self.num_classes)]
+        return torch.stack([~filled.any(1), *each], 1).float()
+
+
+def _first(like: Tensor) -> Tensor:
+    """bool (B, L): the first of each."""
+    return (torch.arange(like.shape[1], device=like.device) == 0).expand(like.shape)
+
+
+def _inward(corners: Tensor) -> Tensor:
+    return corners.new_tensor([1, 1, -1, -1])
+
+
+def fourier(places: Tensor) -> Tensor:
+    """Numbers in [0, 1], (..., n) -> (..., n 2 frequencies)."""
+    angles = places[..., None] * math.pi * 2.0 ** torch.arange(_FREQUENCIES, device=places.device)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+
+
+def inside(corners: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels are in boxes (B, L, 4): bool (B, L, H, W)."""
+    return _apart(corners, height, width) == 0
+
+
+def _apart(corners: Tensor, height: int, width: int) -> Tensor:
+    """How many pixels each pixel is away from each box (B, L, 4), in x or y, whichever is more: int64 (B, L, H, W)."""
+    away = []
+    for axis, n in ((1, height), (0, width)):
+        line = torch.arange(n, device=corners.device)
+        low, high = corners[..., axis, None], corners[..., axis + 2, None] - 1
+        away.append(torch.maximum(low - line, line - high).clamp(min=0))
+    return torch.maximum(away[0][..., :, None], away[1][..., None, :])
+
+
+def found_boxes(bright: Tensor, corners: Tensor, there: Tensor) -> Tensor:
+    """What is found for each asked box in what is bright, bool (B, H, W): int64 (B, L, 4), zeros for nothing."""
+    height, width = bright.shape[1:]
+    reach = max(height, width) // 4
+    apart = _apart(corners, height, width).masked_fill(~there[..., None, None], height + width)
+    nearest = apart.argmin(1, keepdim=True) == torch.arange(corners.shape[1], device=corners.device)[:, None, None]
+    return tight(bright[:, None] & nearest & (apart <= reach))
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes (..., 4): (...), 0 of empty ones."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    both = (high - low).clamp(min=0).prod(-1)
+    area = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (a, b)]
+    return both / (area[0] + area[1] - both).clamp(min=1)

@@ -1,0 +1,52 @@
+"""A mask that says of each pixel what is there: a channel for each class and one for the background (Rombach 2021,
+§4.3.2, semantic synthesis)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from denoiselab.conditioning.concat import Concat
+from denoiselab.conditioning.conditioner import Judges, Shows
+from denoiselab.data.scenes import in_colours, strokes
+from denoiselab.data.source import Batch
+from denoiselab.errors import ConfigError
+
+
+class Segmentation(Concat, Judges, Shows):
+    """batch["segmentation"]: uint8 (B, 1, H, W), 0 or 1 + the class, as 1 + num_classes channels of 0 and 1.
+
+    Figure: segmentation_iou, of the pixels where the sample is bright, see `scenes.strokes`, and those where an object
+    was asked for: 1 for a test image. Raises ConfigError for a class beyond num_classes.
+    """
+
+    sees = ("segmentation",)
+    asks_class = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        drop: float = 0.1,
+        null: str = "learned",
+    ) -> None:
+        super().__init__(1 + num_classes, image_shape, latent_shape, drop, null)
+        self.num_classes, self.image_shape = num_classes, tuple(image_shape)
+
+    def channels(self, batch: Batch) -> Tensor:
+        there = batch["segmentation"][:, 0].long()
+        if there.max() > self.num_classes:
+            raise ConfigError(
+                f"the segmentation has class {int(there.max()) - 1}; conditioning.num_classes={self.num_classes} "
+                f"allows 0 to {self.num_classes - 1}, take as many as the data have"
+            )
+        return nnf.one_hot(there, 1 + self.num_classes).permute(0, 3, 1, 2).float()
+
+    def shown(self, batch: Batch) -> Tensor:
+        return in_colours(batch["segmentation"][:, 0], self.num_classes, self.image_shape[0])
+
+    def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        found, asked = strokes(images).flatten(1), batch["segmentation"].flatten(1) > 0
+        both, either = (found & asked).sum(1), (found | asked).sum(1)
+        return {"segmentation_iou": (both + (either == 0)) / either.clamp(min=1)}
