@@ -128,8 +128,13 @@ WITH = {
     ("guidance", "cfg_each"): ["guidance.scales=[1.5]"],
     ("spacing", "custom"): ["spacing.times=[1,0.5,0.2]"],
 }
-APART = {
+APART = {  # tests/cli/test_latent_runs.py has the codecs and what trains them
     ("conditioning", "text_pretrained"),  # of a folder, which tests/cli/test_prompts.py makes
+    *{("codec", option) for option in ("kl", "vq", "vae", "diffusers")},
+    *{("experiment", option) for option in ("autoencoder", "vq", "latent")},
+    ("loss", "autoencoder"),
+    ("backbone", "none"),
+    ("sampler", "prior"),
     ("loss", "cross_entropy"),
     ("backbone", "encoder"),
     ("guidance", "classifier"),
@@ -351,7 +356,7 @@ def test_each_callback_is_built(option):
         instantiate(part)
 
 
-@pytest.mark.parametrize("option", options("experiment"))
+@pytest.mark.parametrize("option", of("experiment"))
 def test_each_experiment_takes_a_step(option):
     words = [f"experiment={option}", "sampler.steps=1"]
     assert refusal(words) is None

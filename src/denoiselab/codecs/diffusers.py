@@ -42,11 +42,11 @@ class DiffusersVAE(Unscaled):
         except ImportError as error:
             raise RunError("codec=diffusers needs diffusers; pip install 'denoiselab[diffusers]'") from error
         try:
-            vae = AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+            vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
         except Exception as error:
             said = " ".join(str(error).split())[:120]
             raise RunError(f"codec.folder={folder} is no AutoencoderKL of diffusers ({said})") from error
-        self._outside = [vae]  # of our own state, which a checkpoint and an export hold
+        self._outside = [vae.eval().requires_grad_(False)]  # of our own state, which a checkpoint and an export hold
         self.image_channels, self.latent_channels = vae.config.in_channels, vae.config.latent_channels
         self.downsample = 2 ** (len(vae.config.block_out_channels) - 1)
         self.grey = image_shape[0] == 1
