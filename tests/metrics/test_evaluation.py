@@ -9,6 +9,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
+from denoiselab.codecs import Identity
 from denoiselab.conditioning import ClassLabel
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.source import InMemory
@@ -56,7 +57,7 @@ class PerfectPipeline(nn.Module):
 
     def __init__(self, source: Specks) -> None:
         super().__init__()
-        self.conditioner = ClassLabel(3)
+        self.conditioner, self.codec = ClassLabel(3), Identity()
         order = spread(source.test.labels)
         self.images, self.labels = source.test.images[order], source.test.labels[order]
         self.device = torch.device("cpu")
@@ -263,6 +264,7 @@ class Interrupted(nn.Module):
         super().__init__()
         self.pipeline, self.after, self.made = pipeline, after, 0
         self.conditioner, self.denoiser, self.device = pipeline.conditioner, pipeline.denoiser, pipeline.device
+        self.codec = pipeline.codec
 
     def generate(self, *what):
         for batch in self.pipeline.generate(*what):

@@ -22,6 +22,7 @@ from torch.nn import functional as nnf
 from conftest import REPOSITORY, Specks, tiny_recipe
 from denoiselab.cli import build
 from denoiselab.cli.entry import composed
+from denoiselab.codecs import Identity
 from denoiselab.conditioning import Unconditional
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError
@@ -90,7 +91,8 @@ class Shown(nn.Module):
 
     def __init__(self, source: Blobs) -> None:
         super().__init__()
-        self.images, self.conditioner, self.device = source.test.images, Unconditional(), torch.device("cpu")
+        self.images, self.device = source.test.images, torch.device("cpu")
+        self.conditioner, self.codec = Unconditional(), Identity()
 
     def generate(self, recipe, indices, asked, seed, batch_size):
         for part in torch.tensor(list(indices)).split(batch_size):
