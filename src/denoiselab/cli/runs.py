@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,12 @@ from denoiselab.progress import console
 _BESIDE = (
     *("sfid", "kid", "mmd", "cmmd"),
     *("inception_score", "precision", "recall", "density", "coverage", "memorised"),
+)
+
+# How well images do as their condition says.
+_AS_TOLD = (
+    *("known_error", "unknown_error", "consistency", "psnr", "grey_error", "colour_error", "colourfulness"),
+    *("segmentation_iou", "layout_iou", "object_accuracy", "stray", "attribute_accuracy"),
 )
 
 
@@ -83,10 +90,17 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
     if "rfid" in figures:
         lines.append(f"the codec's reconstructions: FID {figures['rfid']:.2f}, PSNR {figures['psnr']:.1f} dB")
     rest = [key for key in _BESIDE if key in figures and key != headline]
-    beside = [f"{key} {figures[key]:.3g} ({figures[f'floor.{key}']:.3g})" for key in rest]
-    if beside:
-        lines.append(f"{', '.join(beside)}; in brackets those of real test images")
+    for keys in (rest, [key for key in _AS_TOLD if key in figures]):
+        if keys:
+            real = any(f"floor.{key}" in figures for key in keys)
+            said = ", ".join(map(partial(_beside_its_floor, figures), keys))
+            lines.append(f"{said}{'; in brackets those of real test images' if real else ''}")
     console.print("\n".join([*lines, *map(near, files)]), highlight=False, soft_wrap=True)
+
+
+def _beside_its_floor(figures: dict[str, Any], key: str) -> str:
+    floor = figures.get(f"floor.{key}")
+    return f"{key} {figures[key]:.3g}" + ("" if floor is None else f" ({floor:.3g})")
 
 
 def near(path: Path) -> str:
