@@ -131,7 +131,7 @@ def _check_told(conditioner: Conditioner, source: Source) -> None:
     wanted = set(conditioner.sees) - {"image"}
     missing = sorted(wanted - set(source.test.__getitems__([0]))) if wanted else []
     if missing:
-        raise IncompatibleError(rules.untold(" and ".join(missing), source.name))
+        raise IncompatibleError(rules.untold(" and ".join(missing), f"data={source.name} has"))
 
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:
