@@ -44,3 +44,10 @@ def test_scenes_have_what_is_told():
 def test_scenes_of_nothing_are_refused_by_the_words_alone(words, said):
     with pytest.raises(ConfigError, match=said):
         checks.check_words(["data=composition", *words], CONF, lambda chosen: composed("train", chosen))
+
+
+@pytest.mark.parametrize("words", [[], ["data=composition", "conditioning=segmentation"]])
+def test_fewer_classes_than_the_data_have_are_refused_when_the_parts_are_built(words):
+    cfg = composed("train", [*words, "conditioning.num_classes=5", "metrics=none", "likelihood=none"])
+    with pytest.raises(ConfigError, match=r"conditioning\.num_classes=5 leaves out .* 10 classes .* leave it null"):
+        build.parts(cfg)
