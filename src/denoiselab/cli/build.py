@@ -127,11 +127,17 @@ def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
 
 
 def _check_told(conditioner: Conditioner, source: Source) -> None:
-    """Raises IncompatibleError where the data have not what is told of them."""
+    """Raises IncompatibleError where the data lack what is told of them, ConfigError where they have more classes."""
+    for part, _ in conditioner.each({}):
+        if (known := getattr(part, "num_classes", source.num_classes)) < source.num_classes:
+            raise ConfigError(
+                f"conditioning.num_classes={known} leaves out some of the {source.num_classes} classes of "
+                f"data={source.name}; leave it null, which takes as many as the data have"
+            )
     wanted = set(conditioner.sees) - {"image"}
     missing = sorted(wanted - set(source.test.__getitems__([0]))) if wanted else []
     if missing:
-        raise IncompatibleError(rules.untold(" and ".join(missing), source.name))
+        raise IncompatibleError(rules.untold(" and ".join(missing), f"data={source.name} has"))
 
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:

@@ -126,8 +126,8 @@ def _plain(cfg: DictConfig) -> bool:
     return _is(cfg.get("data"), "Digits", "FashionMNIST", "ImageFolder")
 
 
-def untold(key: str, data: str) -> str:
-    return f"this conditioning needs {key}, and data={data} has none; take data=composition, or conditioning=class"
+def untold(key: str, have: str) -> str:
+    return f"this conditioning needs {key}, and {have} none; take data=composition, or conditioning=class"
 
 
 def _reads(cfg: DictConfig) -> bool:
@@ -276,11 +276,11 @@ CONFIG_RULES = (
     ),
     Rule(
         lambda cfg: _plain(cfg) and any(_is(part, "Segmentation") for part in conditions(cfg)),
-        untold("segmentation", "this option"),
+        untold("segmentation", "these data have"),
     ),
     Rule(
         lambda cfg: _plain(cfg) and any(_is(part, "Layout", "LayoutChannels") for part in conditions(cfg)),
-        untold("boxes", "this option"),
+        untold("boxes", "these data have"),
     ),
     Rule(
         lambda cfg: _guides(cfg) and _is(cfg.get("conditioning"), "Unconditional"),
