@@ -140,7 +140,7 @@ def _check_figures(cfg: DictConfig, source: Source) -> None:
 def check_again(trained: DictConfig, cfg: DictConfig) -> None:
     """What a run's samples are made and judged with now, `cfg`, beside what it was trained with: IncompatibleError."""
     both = trained.copy()
-    for axis in ("threshold", "metrics", "extractor", "guidance"):
+    for axis in ("threshold", "metrics", "extractor", "guidance", "sampler"):
         if axis in cfg:
             both[axis] = cfg[axis]
     rules.check_rules(both, rules.CONFIG_RULES)
