@@ -26,6 +26,7 @@ AXES = (
     "guidance",
     "conditioning",
     "backbone",
+    "codec",
     "data",
     "metrics",
     "extractor",
