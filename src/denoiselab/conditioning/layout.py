@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as nnf
 
 from denoiselab.conditioning.concat import Concat
 from denoiselab.conditioning.cond import Cond, Routes
@@ -67,9 +68,10 @@ class Boxes(Judges, Shows, ABC):
 
 
 class Layout(Plain, Boxes):
-    """A token of `dim` numbers for each box. Boxes that are not there are masked; without any, nothing is told.
+    """A token that says nothing, for pixels in no box to attend to, then one for each box, of `dim` numbers each.
 
-    null "learned": a token of its own; "zero", and where nothing is ever dropped: 0.
+    Boxes that are not there are masked; null is the first token alone. null "learned": that token is; "zero", and where
+    nothing is ever dropped: it is 0.
     """
 
     sees = ("boxes",)
@@ -84,7 +86,9 @@ class Layout(Plain, Boxes):
         self.num_classes, self.drop, self.routes = num_classes, drop, Routes(tokens=dim)
         self.image_shape = tuple(image_shape)
         self.embedding = nn.Embedding(num_classes, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim + 8 * _FREQUENCIES, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+        inner = nn.Linear(dim + 8 * _FREQUENCIES, 2 * dim)
+        # Tokens would be small at first, and a network that hears little of them learns to do without.
+        self.mlp = nn.Sequential(inner, nn.SiLU(), nn.Linear(2 * dim, dim), nn.LayerNorm(dim))
         self.nothing: Tensor
         if null == "learned" and drop > 0:
             self.nothing = nn.Parameter(torch.randn(dim))
@@ -96,14 +100,17 @@ class Layout(Plain, Boxes):
         _, height, width = self.image_shape
         places = corners / corners.new_tensor([width, height, width, height])
         told = self.mlp(torch.cat([self.embedding(classes), fourier(places.to(self.nothing.dtype))], -1))
-        tokens = torch.where(there[..., None], told, self.nothing)
-        return Cond(tokens=tokens, mask=there | (_first(there) & ~there.any(1, keepdim=True)), label=batch["label"])
+        tokens = torch.cat([self.nothing.expand(len(told), 1, -1), told], 1)
+        return Cond(tokens=tokens, mask=nnf.pad(there, (1, 0), value=True), label=batch["label"])
 
     def null(self, cond: Cond) -> Cond:
-        """One token that says nothing, the others are not there."""
         assert cond.tokens is not None
-        first = _first(cond.tokens[..., 0])
-        return Cond(tokens=self.nothing.expand_as(cond.tokens), mask=first, label=unlabelled(cond.label))
+        mask = torch.arange(cond.tokens.shape[1], device=cond.tokens.device) == 0
+        return Cond(
+            tokens=self.nothing.expand_as(cond.tokens),
+            mask=mask.expand(cond.tokens.shape[:2]),
+            label=unlabelled(cond.label),
+        )
 
 
 class LayoutChannels(Concat, Boxes):
@@ -128,11 +135,6 @@ class LayoutChannels(Concat, Boxes):
         filled = inside(corners, *self.image_shape[1:]) & there[..., None, None]
         each = [(filled & (classes == c)[..., None, None]).any(1) for c in range(self.num_classes)]
         return torch.stack([~filled.any(1), *each], 1).float()
-
-
-def _first(like: Tensor) -> Tensor:
-    """bool (B, L): the first of each."""
-    return (torch.arange(like.shape[1], device=like.device) == 0).expand(like.shape)
 
 
 def _inward(corners: Tensor) -> Tensor:
