@@ -129,3 +129,12 @@ def to_uint8(images: Tensor) -> Tensor:
     # bfloat16 cannot tell neighbouring levels apart once they are scaled to 0..255.
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     return ((wide.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def psnr(made: Tensor, images: Tensor) -> Tensor:
+    """10 log10(2^2/MSE) of images, uint8 or floats in [-1, 1], to which `made` is clipped: float64 (B,), in dB.
+
+    100 where they are equal.
+    """
+    mse = (to_float(made).clamp(-1, 1) - to_float(images)).double().square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / mse.clamp(min=4e-10))
