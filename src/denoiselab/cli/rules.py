@@ -180,6 +180,20 @@ CONFIG_RULES = (
         "sampler=ddim",
     ),
     Rule(
+        lambda cfg: "sampler" in cfg and trains_codec(cfg) and not _is(cfg.sampler, "Prior"),
+        "an autoencoder's samples are decoded from its prior, which no denoiser makes; take sampler=prior",
+    ),
+    Rule(
+        lambda cfg: trains_codec(cfg) and _is(cfg.get("schedule"), "VE", "VESqrt", "EDM"),
+        "an autoencoder has no use for a schedule, and this one's noise has not variance 1, as its prior has; leave "
+        "schedule out",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("data"), "Composition") and any(_is(part, "Text") for part in conditions(cfg)),
+        "captions tell of one object, and data=composition has several in each scene; take conditioning=layout, or "
+        "another data set",
+    ),
+    Rule(
         lambda cfg: _is(cfg.get("sampler"), "Prior") and _draws(cfg, "DenoisingStrip"),
         "sampler=prior denoises nothing, and callbacks=default draws how it is done; take callbacks=autoencoder",
     ),

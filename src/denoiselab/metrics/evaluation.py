@@ -9,7 +9,7 @@ from typing import Any
 from denoiselab import distributed
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Wishes, judged_by
-from denoiselab.data.source import Source, psnr
+from denoiselab.data.source import Source, psnr, spread
 from denoiselab.errors import ConfigError
 from denoiselab.guidance import Classifier as GuidedByClassifier
 from denoiselab.metrics.classifier import Classifier
@@ -19,7 +19,7 @@ from denoiselab.metrics.generation import Generation
 from denoiselab.metrics.moments import frechet_distance
 from denoiselab.metrics.objects import ObjectAccuracy
 from denoiselab.metrics.real import BATCH, Real
-from denoiselab.metrics.statistics import Needs, Statistics, spread
+from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.progress import console
 
