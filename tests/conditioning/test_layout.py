@@ -20,7 +20,7 @@ def scenes() -> dict[str, torch.Tensor]:
 
 def layout(**options) -> Layout:
     torch.manual_seed(0)
-    return Layout(**{"num_classes": 10, "image_shape": SHAPE, "dim": 16} | options)
+    return Layout(**{"num_classes": 10, "image_shape": SHAPE, "latent_shape": SHAPE, "dim": 16} | options)
 
 
 def channels(**options) -> LayoutChannels:
@@ -100,11 +100,33 @@ def test_iou_is_symmetric_and_0_of_boxes_that_touch():
 # What is told
 
 
-def test_boxes_that_are_not_there_are_masked():
-    batch = scenes()
-    told = layout()(batch)
-    assert told.tokens.shape == (64, 3, 16)
-    assert torch.equal(told.mask, batch["boxes"][..., 0] >= 0)
+def test_boxes_that_are_not_there_are_masked_and_a_token_that_says_nothing_comes_first():
+    batch, conditioner = scenes(), layout()
+    told = conditioner(batch)
+    assert told.tokens.shape == (64, 4, 16)
+    assert torch.equal(told.mask[:, 1:], batch["boxes"][..., 0] >= 0)
+    assert told.mask[:, 0].all()
+    assert (told.tokens[:, 0] == conditioner.nothing).all()
+
+
+def test_tokens_are_of_a_size_from_the_start():
+    told = layout(dim=128)(scenes())
+    # A layer norm leaves each with mean 0 and variance 1, but for its epsilon of 1e-5.
+    assert torch.allclose(told.tokens[:, 1:].std(-1, correction=0), torch.ones(64, 3), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("latent", [SHAPE, (4, 8, 16)])
+def test_channels_tell_each_pixel_its_own_place_whatever_the_boxes(latent):
+    conditioner = layout(latent_shape=latent)
+    told = conditioner(scenes())
+    assert told.concat.shape == (64, conditioner.routes.concat, *latent[1:])
+    assert (told.concat == told.concat[:1]).all()
+    assert torch.equal(conditioner.null(told).concat, told.concat)
+    # cos(pi x) falls from left to right, and so does cos(pi y) from top to bottom.
+    _, height, width = latent
+    x, y = ((torch.arange(n) + 0.5) / n for n in (width, height))
+    assert torch.allclose(told.concat[0, 4], torch.cos(torch.pi * x).expand(height, -1), rtol=0, atol=1e-6)
+    assert torch.allclose(told.concat[0, 12], torch.cos(torch.pi * y)[:, None].expand(-1, width), rtol=0, atol=1e-6)
 
 
 def test_a_token_tells_the_class_and_each_corner():
@@ -113,7 +135,7 @@ def test_a_token_tells_the_class_and_each_corner():
     for i in range(5):
         other = [*box]
         other[i] += 1
-        assert not torch.allclose(conditioner(asked(tuple(other))).tokens, token, rtol=0, atol=1e-4)
+        assert (conditioner(asked(tuple(other))).tokens[:, 1] - token[:, 1]).abs().max() > 1e-3
 
 
 def test_a_box_is_told_the_same_in_an_image_of_twice_the_size():
@@ -123,7 +145,7 @@ def test_a_box_is_told_the_same_in_an_image_of_twice_the_size():
 
 
 def test_places_a_pixel_apart_are_told_apart_at_a_hundred_pixels():
-    told = fourier(torch.arange(101)[:, None] / 100)
+    told = fourier(torch.arange(101)[:, None] / 100, 6)
     apart = (told[:, None] - told[None]).norm(dim=-1) + torch.eye(101)
     assert apart.min() > 0.3
 
@@ -132,7 +154,7 @@ def test_places_a_pixel_apart_are_told_apart_at_a_hundred_pixels():
 def test_the_order_of_the_boxes_says_nothing_to_a_network(backbone):
     conditioner, batch = layout(), scenes()
     small = {"channels": 8, "blocks": 1, "attention": [16]} if backbone is UNet else {"width": 16, "depth": 1}
-    network = backbone(SHAPE, cond_dim=0, token_dim=16, heads=2, **small)
+    network = backbone(SHAPE, cond_dim=0, token_dim=16, concat_dim=16, heads=2, **small)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     rng = torch.Generator().manual_seed(1)
@@ -158,10 +180,9 @@ def test_boxes_are_drawn_into_the_channels_of_their_classes():
 
 def test_null_tokens_are_one_that_is_learned_or_zero_and_the_others_are_not_there():
     conditioner = layout()
-    told = conditioner(scenes())
-    null = conditioner.null(told)
-    assert torch.equal(null.tokens, conditioner.nothing.expand(64, 3, 16))
-    assert torch.equal(null.mask, torch.tensor([True, False, False]).expand(64, 3))
+    null = conditioner.null(conditioner(scenes()))
+    assert torch.equal(null.tokens, conditioner.nothing.expand(64, 4, 16))
+    assert torch.equal(null.mask, torch.tensor([True, False, False, False]).expand(64, 4))
     assert (null.label == -1).all()
     zero = layout(null="zero")
     assert not zero.null(zero(scenes())).tokens.any()
@@ -169,19 +190,11 @@ def test_null_tokens_are_one_that_is_learned_or_zero_and_the_others_are_not_ther
     assert "nothing" not in zero.state_dict()
 
 
-def test_without_any_box_nothing_is_told():
-    conditioner = layout()
-    told = conditioner(asked((-1, 0, 0, 0, 0), (-1, 0, 0, 0, 0)))
-    null = conditioner.null(told)
-    assert torch.equal(told.tokens, null.tokens)
-    assert torch.equal(told.mask, null.mask)
-
-
 def test_each_sample_is_dropped_by_itself():
     conditioner = layout(drop=0.5)
     told, u = conditioner(scenes()), torch.linspace(0, 0.99, 64)
     made, null = conditioner.dropped(told, u), conditioner.null(told)
-    for a, b, c in zip(made[2:5], told[2:5], null[2:5], strict=True):  # tokens, label, mask
+    for a, b, c in zip(made[1:5], told[1:5], null[1:5], strict=True):  # concat, tokens, label, mask
         assert torch.equal(a[u >= 0.5], b[u >= 0.5])
         assert torch.equal(a[u < 0.5], c[u < 0.5])
 
