@@ -93,8 +93,8 @@ def test_tokens_of_different_widths_are_refused():
 
 
 def test_several_in_several_is_refused():
-    with pytest.raises(IncompatibleError, match="made of plain conditions"):
-        Several(one=Several(label=ClassLabel(3)))
+    with pytest.raises(IncompatibleError, match="made of conditions that tell something"):
+        Several(one=Several(label=ClassLabel(3), two=Drawn(1, 5)))
 
 
 def test_conditions_of_different_lengths_are_put_together_and_what_is_added_is_masked():

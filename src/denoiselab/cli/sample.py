@@ -15,6 +15,7 @@ from denoiselab.cli.prompts import Prompts
 from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
+from denoiselab.metrics.evaluation import asks_for_classes
 from denoiselab.pictures import captioned, grid, groups, write_png
 from denoiselab.point_pictures import beside
 from denoiselab.progress import track
@@ -37,6 +38,11 @@ def run(cfg: DictConfig) -> None:
     classes = _classes(cfg, about["num_classes"])
     source = instantiate(trained.data) if pipeline.conditioner.sees or recipe.inpainting else None
     of_images = recipe.inpainting is not None
+    if cfg.classes is not None and source is None and not asks_for_classes(pipeline, recipe):
+        raise ConfigError(
+            f"classes={list(cfg.classes)}: run={cfg.run} is told no class, and nothing guides it to one; leave classes "
+            "out, or take guidance=classifier"
+        )
     wishes = Wishes(pipeline.conditioner, about["num_classes"], source and source.test, classes, of_images)
     asked, against = prompts.asked(wishes), prompts.against(wishes)
     batches = []

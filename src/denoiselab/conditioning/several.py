@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.conditioning.cond import Cond, Routes
-from denoiselab.conditioning.conditioner import Conditioner
+from denoiselab.conditioning.conditioner import Conditioner, Unconditional
 from denoiselab.data.source import Batch
 from denoiselab.errors import IncompatibleError
 
@@ -15,15 +15,18 @@ class Several(Conditioner):
     Each part is dropped with its own chance, independently of the others, so that guidance finds every part trained
     without those after it; and all together with the chance `drop`, as what guidance begins with is the answer to
     nothing at all (Brooks 2023, §3.2.1). Raises IncompatibleError for tokens of different
-    widths, and for a part that is of several parts itself.
+    widths, and for a part that tells nothing or is of several parts itself.
     """
 
     def __init__(self, drop: float = 0.05, **parts: Conditioner) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         every = self._parts()
-        if any(isinstance(part, Several) for part in every):
-            raise IncompatibleError("conditioning=several is made of plain conditions; take another for its parts")
+        if any(isinstance(part, Several | Unconditional) for part in every):
+            raise IncompatibleError(
+                "conditioning=several is made of conditions that tell something, each of one thing; take others, as in "
+                "conditioning@conditioning.second=inpainting"
+            )
         widths = {part.routes.tokens for part in every} - {0}
         if len(widths) > 1:
             raise IncompatibleError(

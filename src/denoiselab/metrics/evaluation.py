@@ -153,7 +153,7 @@ class Evaluation:
 
     def _gathered(self, generation: Generation) -> Statistics:
         samples = Statistics(generation.n, self.keep, self.needs)
-        judged = self.extractor.knows_classes and _asked(generation.pipeline, generation.recipe)
+        judged = self.extractor.knows_classes and asks_for_classes(generation.pipeline, generation.recipe)
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
             samples.judge(judged_by(generation.pipeline.conditioner, batch.images, batch.asked))
@@ -210,7 +210,7 @@ class Evaluation:
         )
 
 
-def _asked(pipeline: Pipeline, recipe: Recipe) -> bool:
+def asks_for_classes(pipeline: Pipeline, recipe: Recipe) -> bool:
     """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides; or
     of that of the image of which they were given a part."""
     guided = isinstance(recipe.guidance, GuidedByClassifier) and recipe.guidance.scale != 0
