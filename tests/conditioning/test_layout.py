@@ -20,7 +20,7 @@ def scenes() -> dict[str, torch.Tensor]:
 
 def layout(**options) -> Layout:
     torch.manual_seed(0)
-    return Layout(**{"num_classes": 10, "image_shape": SHAPE, "latent_shape": SHAPE, "dim": 16} | options)
+    return Layout(**{"num_classes": 10, "image_shape": SHAPE, "dim": 16} | options)
 
 
 def channels(**options) -> LayoutChannels:
@@ -115,20 +115,6 @@ def test_tokens_are_of_a_size_from_the_start():
     assert torch.allclose(told.tokens[:, 1:].std(-1, correction=0), torch.ones(64, 3), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("latent", [SHAPE, (4, 8, 16)])
-def test_channels_tell_each_pixel_its_own_place_whatever_the_boxes(latent):
-    conditioner = layout(latent_shape=latent)
-    told = conditioner(scenes())
-    assert told.concat.shape == (64, conditioner.routes.concat, *latent[1:])
-    assert (told.concat == told.concat[:1]).all()
-    assert torch.equal(conditioner.null(told).concat, told.concat)
-    # cos(pi x) falls from left to right, and so does cos(pi y) from top to bottom.
-    _, height, width = latent
-    x, y = ((torch.arange(n) + 0.5) / n for n in (width, height))
-    assert torch.allclose(told.concat[0, 4], torch.cos(torch.pi * x).expand(height, -1), rtol=0, atol=1e-6)
-    assert torch.allclose(told.concat[0, 12], torch.cos(torch.pi * y)[:, None].expand(-1, width), rtol=0, atol=1e-6)
-
-
 def test_a_token_tells_the_class_and_each_corner():
     conditioner, box = layout(), (3, 4, 6, 14, 20)
     token = conditioner(asked(box)).tokens
@@ -145,7 +131,7 @@ def test_a_box_is_told_the_same_in_an_image_of_twice_the_size():
 
 
 def test_places_a_pixel_apart_are_told_apart_at_a_hundred_pixels():
-    told = fourier(torch.arange(101)[:, None] / 100, 6)
+    told = fourier(torch.arange(101)[:, None] / 100)
     apart = (told[:, None] - told[None]).norm(dim=-1) + torch.eye(101)
     assert apart.min() > 0.3
 
@@ -154,7 +140,7 @@ def test_places_a_pixel_apart_are_told_apart_at_a_hundred_pixels():
 def test_the_order_of_the_boxes_says_nothing_to_a_network(backbone):
     conditioner, batch = layout(), scenes()
     small = {"channels": 8, "blocks": 1, "attention": [16]} if backbone is UNet else {"width": 16, "depth": 1}
-    network = backbone(SHAPE, cond_dim=0, token_dim=16, concat_dim=16, heads=2, **small)
+    network = backbone(SHAPE, cond_dim=0, token_dim=16, heads=2, **small)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     rng = torch.Generator().manual_seed(1)
@@ -194,7 +180,7 @@ def test_each_sample_is_dropped_by_itself():
     conditioner = layout(drop=0.5)
     told, u = conditioner(scenes()), torch.linspace(0, 0.99, 64)
     made, null = conditioner.dropped(told, u), conditioner.null(told)
-    for a, b, c in zip(made[1:5], told[1:5], null[1:5], strict=True):  # concat, tokens, label, mask
+    for a, b, c in zip(made[2:5], told[2:5], null[2:5], strict=True):  # tokens, label, mask
         assert torch.equal(a[u >= 0.5], b[u >= 0.5])
         assert torch.equal(a[u < 0.5], c[u < 0.5])
 

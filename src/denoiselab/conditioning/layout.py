@@ -1,8 +1,7 @@
 """Boxes that say what is to be where, as tokens (GLIGEN, Li 2023, eq. 5) or as channels.
 
 A token is an MLP of the class's embedding beside sin and cos of 2^k pi p, k = 0 ... 5, of the box's corners p = x0, y0,
-x1, y1 as shares of the image's sides. A network attends to them as to a set: their order says nothing. So that a pixel
-finds its box, the same functions of its own place, for k = 0 ... 3, are told as channels (Liu 2018, "CoordConv").
+x1, y1 as shares of the image's sides. A network attends to them as to a set: their order says nothing.
 
 How well a sample follows boxes is found in its bright pixels (`scenes.strokes`). Each belongs to the asked box that is
 nearest to it, if that is no further away than a quarter of the image's longer side, in x and in y; the tight box around
@@ -17,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from denoiselab.conditioning.concat import Concat, factors
+from denoiselab.conditioning.concat import Concat
 from denoiselab.conditioning.cond import Cond, Routes
 from denoiselab.conditioning.conditioner import Judges, Plain, Shows, unlabelled
 from denoiselab.data.scenes import NOWHERE, in_colours, strokes, tight
 from denoiselab.data.source import Batch
 from denoiselab.errors import ConfigError
 
-_FREQUENCIES, _PIXEL_FREQUENCIES = 6, 4
+_FREQUENCIES = 6
 
 
 class Boxes(Judges, Shows, ABC):
@@ -79,22 +78,13 @@ class Layout(Plain, Boxes):
     asks_class = True
 
     def __init__(
-        self,
-        num_classes: int,
-        image_shape: Sequence[int],
-        latent_shape: Sequence[int],
-        dim: int = 128,
-        drop: float = 0.1,
-        null: str = "learned",
+        self, num_classes: int, image_shape: Sequence[int], dim: int = 128, drop: float = 0.1, null: str = "learned"
     ) -> None:
         super().__init__()
         if null not in ("learned", "zero"):
             raise ConfigError(f"conditioning.null is {null!r}; allowed are learned and zero")
-        factors(image_shape, latent_shape)
-        self.num_classes, self.image_shape, self.drop = num_classes, tuple(image_shape), drop
-        self.places: Tensor
-        self.register_buffer("places", pixels(*latent_shape[1:]), persistent=False)
-        self.routes = Routes(tokens=dim, concat=len(self.places))
+        self.num_classes, self.drop, self.routes = num_classes, drop, Routes(tokens=dim)
+        self.image_shape = tuple(image_shape)
         self.embedding = nn.Embedding(num_classes, dim)
         inner = nn.Linear(dim + 8 * _FREQUENCIES, 2 * dim)
         # Tokens would be small at first, and a network that hears little of them learns to do without.
@@ -108,17 +98,15 @@ class Layout(Plain, Boxes):
     def forward(self, batch: Batch) -> Cond:
         classes, corners, there = self.told(batch)
         _, height, width = self.image_shape
-        shares = corners / corners.new_tensor([width, height, width, height])
-        told = self.mlp(torch.cat([self.embedding(classes), fourier(shares.to(self.nothing.dtype), _FREQUENCIES)], -1))
+        places = corners / corners.new_tensor([width, height, width, height])
+        told = self.mlp(torch.cat([self.embedding(classes), fourier(places.to(self.nothing.dtype))], -1))
         tokens = torch.cat([self.nothing.expand(len(told), 1, -1), told], 1)
-        places = self.places.expand(len(told), -1, -1, -1)
-        return Cond(concat=places, tokens=tokens, mask=nnf.pad(there, (1, 0), value=True), label=batch["label"])
+        return Cond(tokens=tokens, mask=nnf.pad(there, (1, 0), value=True), label=batch["label"])
 
     def null(self, cond: Cond) -> Cond:
         assert cond.tokens is not None
         mask = torch.arange(cond.tokens.shape[1], device=cond.tokens.device) == 0
         return Cond(
-            concat=cond.concat,
             tokens=self.nothing.expand_as(cond.tokens),
             mask=mask.expand(cond.tokens.shape[:2]),
             label=unlabelled(cond.label),
@@ -153,16 +141,10 @@ def _inward(corners: Tensor) -> Tensor:
     return corners.new_tensor([1, 1, -1, -1])
 
 
-def fourier(places: Tensor, frequencies: int) -> Tensor:
+def fourier(places: Tensor) -> Tensor:
     """Numbers in [0, 1], (..., n) -> (..., n 2 frequencies)."""
-    angles = places[..., None] * math.pi * 2.0 ** torch.arange(frequencies, device=places.device)
+    angles = places[..., None] * math.pi * 2.0 ** torch.arange(_FREQUENCIES, device=places.device)
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
-
-
-def pixels(height: int, width: int) -> Tensor:
-    """The same of the middle of each pixel, x and y: (4 frequencies, H, W)."""
-    y, x = ((torch.arange(n) + 0.5) / n for n in (height, width))
-    return fourier(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1), _PIXEL_FREQUENCIES).permute(2, 0, 1)
 
 
 def inside(corners: Tensor, height: int, width: int) -> Tensor:
