@@ -144,7 +144,7 @@ def test_rfid_is_the_fid_of_the_reconstructed_test_images_and_stands_beside_that
     assert figures["rfid"] == pytest.approx(frechet_distance(*of), rel=1e-9)
     assert figures["floor.rfid"] == figures["floor"]
     mse = (to_float(again) - to_float(source.test.images)).square().mean((1, 2, 3))
-    assert figures["psnr"] == pytest.approx(float((10 * torch.log10(4 / mse)).mean()), rel=1e-5)
+    assert figures["rpsnr"] == pytest.approx(float((10 * torch.log10(4 / mse)).mean()), rel=1e-5)
 
 
 def trained_by_two(rank: int, folder: Path) -> None:
@@ -153,7 +153,7 @@ def trained_by_two(rank: int, folder: Path) -> None:
     fit(made, folder / str(rank), steps=5, callbacks=callbacks, devices=2, strategy="ddp", validate_every=5)
     evaluation = Evaluation(Specks(), Projection(), folder / "cache")
     found = evaluation(made.pipeline, RECIPE, n=21, batch_size=4)
-    figures = {name: found[name] for name in ("rfid", "psnr", "fid")} | made.losses
+    figures = {name: found[name] for name in ("rfid", "rpsnr", "fid")} | made.losses
     torch.save({"weights": weights(made), "figures": figures}, folder / f"rank_{rank}.pt")
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.pictures import captioned, grid, loss_curve, write_png
+from denoiselab.pictures import captioned, grid, groups, loss_curve, write_png
 
 
 def images(n: int, channels: int = 1, height: int = 50, width: int = 60) -> torch.Tensor:
@@ -66,3 +66,15 @@ def test_a_loss_curve_is_a_picture_with_a_line_for_each_name(tmp_path):
     assert blue in colours(one)
     assert orange not in colours(one)
     assert {blue, orange} <= colours(two)
+
+
+def test_groups_keep_together_what_belongs_together():
+    images = torch.arange(6, dtype=torch.uint8).view(3, 2, 1, 1, 1).expand(3, 2, 1, 20, 20)
+    picture = groups(images, 3)  # two groups a row, enlarged twofold
+    white = picture == 255
+    assert picture.shape == (2 * 41, 2 * 87)
+    assert [int(v) for v in np.unique(picture[:40])] == [0, 1, 2, 3, 255]
+    assert [int(v) for v in np.unique(picture[42:])] == [4, 5, 255]
+    gaps = np.flatnonzero(np.diff(white[0].astype(int)))
+    assert np.diff(gaps).tolist()[:3] == [2, 40, 6]  # an image's gap, an image, the gap between groups
+    assert np.array_equal(groups(images[:, :1], 3), grid(images[:, 0], 3))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from denoiselab.files import replacing
 
@@ -25,8 +26,11 @@ class Bar(NamedTuple):
 Curves = dict[str, tuple[list[float], list[float]]]  # name -> (steps, values)
 
 
-def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True) -> np.ndarray:
-    """uint8 (N, C, H, W) -> one picture, uint8 (h, w) or (h, w, 3), white between; small images are enlarged."""
+def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True, side: int | None = None) -> np.ndarray:
+    """uint8 (N, C, H, W) -> one picture, uint8 (h, w) or (h, w, 3), white between; small images are enlarged.
+
+    side: of how many pixels a side what is seen as an image is, where that is not (H, W).
+    """
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     sheet = torch.full((rows * columns, channels, height + pad, width + pad), 255, dtype=torch.uint8)
@@ -34,9 +38,19 @@ def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True) -> np.nd
     sheet = sheet.reshape(rows, columns, channels, height + pad, width + pad).permute(2, 0, 3, 1, 4)
     picture = sheet.reshape(channels, rows * (height + pad), columns * (width + pad))[:, :-pad, :-pad]
     if zoom:
-        factor = max(1, 40 // max(height, width))
+        factor = max(1, 40 // (side or max(height, width)))
         picture = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return picture[0].numpy() if channels == 1 else picture[:3].permute(1, 2, 0).numpy()
+
+
+def groups(images: Tensor, columns: int) -> np.ndarray:
+    """uint8 (N, V, C, H, W) -> `grid` of groups of V that belong together, half as wide again as `columns` images."""
+    views = images.shape[1]
+    if views == 1:
+        return grid(images[:, 0], columns)
+    beside = nnf.pad(images, (0, 1), value=255).permute(0, 2, 3, 1, 4).flatten(3)  # (N, C, H, V (W + 1))
+    apart = nnf.pad(beside, (0, 1), value=255)
+    return grid(apart, min(len(images), max(1, round(1.5 * columns / views))), side=max(images.shape[-2:]))
 
 
 def captioned(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -161,7 +161,10 @@ class DiffusionSystem(System):
         x_0 is batch["latent"] where the data have it already.
         """
         batch = batch if numbers is None else numbered(self.pipeline.conditioner, batch, numbers)
-        x0 = batch["latent"] if "latent" in batch else self.pipeline.codec.encode(to_float(batch["image"]))
+        if "latent" in batch:
+            return batch["latent"], self.pipeline.conditioner(batch)
+        with torch.autocast(self.device.type, enabled=False):  # latents that are kept are in full precision, too
+            x0 = self.pipeline.codec.encode(to_float(batch["image"]))
         return x0, self.pipeline.conditioner(batch)
 
     def trained(self, batch: dict[str, Tensor], batch_idx: int, rng: torch.Generator) -> Tensor:

@@ -131,7 +131,7 @@ WITH = {
 APART = {  # tests/cli/test_latent_runs.py has the codecs and what trains them
     ("conditioning", "text_pretrained"),  # of a folder, which tests/cli/test_prompts.py makes
     *{("codec", option) for option in ("kl", "vq", "vae", "diffusers")},
-    *{("experiment", option) for option in ("autoencoder", "vq", "latent")},
+    *{("experiment", option) for option in ("autoencoder", "vae", "vq", "latent")},
     ("loss", "autoencoder"),
     ("backbone", "none"),
     ("sampler", "prior"),

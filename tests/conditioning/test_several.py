@@ -58,12 +58,20 @@ def test_without_condition_each_part_says_its_own_nothing():
 
 
 def test_parts_are_dropped_independently_of_one_another():
-    several = Several(one=Drawn(1, 5, drop=0.3), two=Drawn(2, 5, drop=0.6))
+    several = Several(drop=0.0, one=Drawn(1, 5, drop=0.3), two=Drawn(2, 5, drop=0.6))
     batch = {"label": torch.zeros(4000, dtype=torch.int64), "u": torch.rand(4000, 3) + 0.1}
     kept = several.dropped(several(batch), torch.rand(4000, several.coins)).concat[:, :, 0, 0] != 0
     assert torch.equal(kept[:, 1], kept[:, 2])  # of one part
     shares = [float((kept[:, 0] == a).logical_and(kept[:, 1] == b).double().mean()) for a in (0, 1) for b in (0, 1)]
     assert shares == pytest.approx([0.3 * 0.6, 0.3 * 0.4, 0.7 * 0.6, 0.7 * 0.4], abs=0.04)
+
+
+def test_all_parts_are_dropped_together_with_a_chance_of_its_own():
+    several = Several(drop=0.2, one=Drawn(1, 5, drop=0.0), two=Drawn(2, 5, drop=0.0))
+    batch = {"label": torch.zeros(4000, dtype=torch.int64), "u": torch.rand(4000, 3) + 0.1}
+    kept = several.dropped(several(batch), torch.rand(4000, several.coins)).concat[:, :, 0, 0] != 0
+    assert torch.equal(kept.all(1), kept.any(1))
+    assert float(kept.all(1).double().mean()) == pytest.approx(0.8, abs=0.03)
 
 
 def test_steps_lead_from_no_condition_to_all_of_it():
@@ -85,8 +93,8 @@ def test_tokens_of_different_widths_are_refused():
 
 
 def test_several_in_several_is_refused():
-    with pytest.raises(IncompatibleError, match="made of plain conditions"):
-        Several(one=Several(label=ClassLabel(3)))
+    with pytest.raises(IncompatibleError, match="made of conditions that tell something"):
+        Several(one=Several(label=ClassLabel(3), two=Drawn(1, 5)))
 
 
 def test_conditions_of_different_lengths_are_put_together_and_what_is_added_is_masked():

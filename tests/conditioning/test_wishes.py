@@ -6,7 +6,8 @@ import torch
 from conftest import Specks
 from denoiselab.conditioning import ClassLabel, Cond, Plain, Routes, Wishes
 from denoiselab.conditioning.wishes import numbered
-from denoiselab.errors import RunError
+from denoiselab.data.source import InMemory, spread
+from denoiselab.errors import ConfigError, RunError
 
 
 class Seeing(Plain):
@@ -29,15 +30,26 @@ def test_classes_go_round_by_the_samples_number():
 
 def test_of_images_sample_i_is_asked_for_what_test_image_i_says_round_and_round():
     test = Specks(test=5).test
+    order = spread(test.labels)
     asked = Wishes(Seeing(), 3, test)([1, 6, 4])
-    assert torch.equal(asked["image"], test.images[[1, 1, 4]])
-    assert torch.equal(asked["label"], test.labels[[1, 1, 4]])
+    assert torch.equal(asked["image"], test.images[[order[1], order[1], order[4]]])
+    assert torch.equal(asked["label"], test.labels[[order[1], order[1], order[4]]])
+
+
+def test_the_first_few_are_of_all_classes_though_the_images_are_sorted_by_class():
+    labels = torch.arange(4).repeat_interleave(25)
+    test = InMemory(torch.zeros(100, 1, 2, 2, dtype=torch.uint8), labels)
+    asked = Wishes(Seeing(), 4, test)(range(20))["label"]
+    assert asked.bincount(minlength=4).tolist() == [5, 5, 5, 5]
 
 
 def test_of_images_those_of_the_chosen_classes_are_taken():
     test = Specks().test
     asked = Wishes(Seeing(), 3, test, classes=[1])(range(4))
-    assert torch.equal(asked["image"], test.images[test.labels == 1][:4])
+    order = [i for i in spread(test.labels) if test.labels[i] == 1]
+    assert torch.equal(asked["image"], test.images[order[:4]])
+    with pytest.raises(ConfigError, match=r"classes=\[7\] are those of no test image"):
+        Wishes(Seeing(), 3, test, classes=[7])
 
 
 def test_what_is_chosen_at_random_follows_from_the_samples_number_alone():

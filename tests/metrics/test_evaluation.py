@@ -12,7 +12,7 @@ from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import ClassLabel
 from denoiselab.conditioning.wishes import balanced_labels
-from denoiselab.data.source import InMemory
+from denoiselab.data.source import InMemory, spread
 from denoiselab.errors import ConfigError
 from denoiselab.metrics import (
     CMMD,
@@ -32,7 +32,6 @@ from denoiselab.metrics import (
     generation,
     trained_classifier,
 )
-from denoiselab.metrics.statistics import spread
 from denoiselab.pipeline import Generated, Pipeline
 from denoiselab.samplers import Heun
 from denoiselab.spacings import LogSNR

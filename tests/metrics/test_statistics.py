@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from denoiselab.data.source import InMemory
+from denoiselab.data.source import InMemory, spread
 from denoiselab.metrics import Looked, Needs, Statistics
-from denoiselab.metrics.statistics import spread
 
 N, NEEDS = 23, Needs(spatial=True, distances=True, splits=4)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from denoiselab.codecs import KL, VQ
+from denoiselab.data.source import psnr
 from denoiselab.errors import ConfigError
 from denoiselab.norms import L1, L2
 from denoiselab.objectives import Adversarial, Autoencoding
 from denoiselab.objectives.adversarial import hinge
-from denoiselab.objectives.autoencoder import psnr
 from denoiselab.objectives.perceptual import Perceptual
 
 SHAPE, EPS = (1, 8, 8), torch.zeros(4, 4, 4, 4)

@@ -6,7 +6,7 @@ import torch
 from denoiselab import distributed
 from denoiselab.callbacks.logging import log_picture, run_folder
 from denoiselab.callbacks.periodic import Periodic
-from denoiselab.pictures import grid, write_png
+from denoiselab.pictures import groups, write_png
 from denoiselab.system import System
 
 
@@ -31,6 +31,6 @@ class Reconstructions(Periodic):
         empty = torch.empty(0, 2, *system.pipeline.image_shape, dtype=torch.uint8)
         pairs = distributed.collect(torch.cat([empty, *rows]), mine, n)
         if trainer.is_global_zero:
-            picture = grid(pairs.flatten(0, 1), max(1, self.columns // 2) * 2)
+            picture = groups(pairs, self.columns)
             write_png(picture, run_folder(trainer) / "samples" / f"reconstruction_{trainer.global_step}.png")
             log_picture(trainer, "reconstructions", picture, f"step {trainer.global_step}, image and reconstruction")

@@ -9,7 +9,7 @@ from denoiselab.callbacks.logging import log_picture, run_folder
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.data.source import to_uint8
 from denoiselab.denoiser import Prediction
-from denoiselab.pictures import grid, write_png
+from denoiselab.pictures import grid, groups, write_png
 from denoiselab.samplers import Step
 from denoiselab.system import System
 
@@ -37,7 +37,7 @@ class SampleGrid(Periodic):
         rows = torch.cat([empty, *map(system.pipeline.explained, batches)])
         images = distributed.collect(rows, mine, self.n)
         if trainer.is_global_zero:
-            picture = grid(images.flatten(0, 1), max(1, self.columns // images.shape[1]) * images.shape[1])
+            picture = groups(images, self.columns)
             write_png(picture, run_folder(trainer) / "samples" / f"step_{trainer.global_step}.png")
             log_picture(trainer, "samples", picture, caption(trainer, system, self.seed, batches[0].evaluations))
 

@@ -86,7 +86,8 @@ def _check_routes(cfg: DictConfig, routes: Routes) -> None:
     if (routes.concat or routes.tokens) and network in ("MLP", "ReLUMLP", "Encoder"):
         raise IncompatibleError(
             f"backbone={network.lower()} is told vectors, and this conditioning tells "
-            f"{'channels' if routes.concat else 'tokens'}; take backbone=unet or dit"
+            f"{'channels' if routes.concat else 'tokens'}; take backbone=unet, dit or jit, or of texts "
+            "conditioning.route=vector"
         )
 
 

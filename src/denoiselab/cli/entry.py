@@ -87,7 +87,7 @@ def _task(command: str, there: bool) -> Callable[[], None]:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)
     def task(cfg: DictConfig) -> Any:
-        run = partial(import_module(f"denoiselab.cli.{command}").run, cfg)
+        run = partial(import_module(f"denoiselab.cli.{command}").run, _settled(cfg))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             with progress.job():
                 return sweeps.surviving(partial(_checked_job, command, run))
@@ -242,9 +242,16 @@ def _checked_job(command: str, run: Callable[[], Any]) -> Any:
 def composed(command: str, overrides: list[str], hydra: bool = False) -> DictConfig:
     """A command's configuration with these overrides, before Hydra runs or within its run."""
     if GlobalHydra.instance().is_initialized():
-        return compose(command, overrides, return_hydra_config=hydra)
+        return _settled(compose(command, overrides, return_hydra_config=hydra))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, overrides, return_hydra_config=hydra)
+        return _settled(compose(command, overrides, return_hydra_config=hydra))
+
+
+def _settled(cfg: DictConfig) -> DictConfig:
+    """metrics=none stays none, whatever an experiment says of when and of how many images there should be figures."""
+    if cfg.get("metrics") and not {"extractor", "evaluation"} & set(cfg.metrics):
+        cfg.metrics = {}
+    return cfg
 
 
 def _sweep(command: str, overrides: list[str], multirun: bool) -> DictConfig | None:

@@ -39,10 +39,6 @@ class ClassifierGuide(_Guide):
 class WeakGuide(_Guide):
     def __call__(self, x_t: Tensor, t: Tensor, schedule: Schedule, label: Tensor | None) -> Prediction:
         conditioner = self.pipeline.conditioner
-        if conditioner.sees:
-            raise RunError(
-                "guidance.weak.run is told more than a class, which autoguidance cannot tell it; take guidance=cfg"
-            )
         if label is None:  # the model that is guided is told nothing, and so is this one
             cond = conditioner.null(conditioner({"label": torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)}))
         else:
@@ -63,6 +59,10 @@ def weak_model(run: str | None, checkpoint: str = "last") -> WeakGuide:
     pipeline = _loaded(run, checkpoint, "guidance.weak.run", "of a smaller or less trained model")
     if isinstance(pipeline.denoiser.backbone, Encoder):
         raise RunError(f"run {run} is a classifier; autoguidance needs a denoiser, smaller or less trained")
+    if pipeline.conditioner.sees or pipeline.conditioner.draws:
+        raise RunError(
+            f"run {run} is told more than a class, and autoguidance tells it the class alone; take guidance=cfg"
+        )
     return WeakGuide(pipeline)
 
 

@@ -155,8 +155,8 @@ CONFIG_RULES = (
     ),
     Rule(
         lambda cfg: "loss" in cfg and _is(cfg.get("codec"), "KL", "VQ") and not trains_codec(cfg),
-        "codec=kl and vq are trained by experiment=autoencoder and vq; to diffuse in the latents of a trained one give "
-        "its run: experiment=latent codec.run=<folder>",
+        "codec=kl and vq are trained by loss=autoencoder, in experiment=autoencoder and vq; to diffuse in the latents "
+        "of a trained one give its run: experiment=latent codec.run=<folder>",
     ),
     Rule(
         lambda cfg: trains_codec(cfg) and "codec" in cfg and not _is(cfg.codec, "KL", "VQ"),
@@ -178,6 +178,30 @@ CONFIG_RULES = (
         lambda cfg: "loss" in cfg and _is(cfg.get("sampler"), "Prior") and not trains_codec(cfg),
         "sampler=prior decodes noise as it is, which is how an autoencoder is sampled and no diffusion; take "
         "sampler=ddim",
+    ),
+    Rule(
+        lambda cfg: len({part.get("_target_") for part in conditions(cfg)}) < len(conditions(cfg)),
+        "conditioning=several tells the same in both of its parts; take another for one of them, as in "
+        "conditioning@conditioning.second=text",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("sampler"), "Prior") and bool(cfg.get("inpainting")),
+        "inpainting acts in the steps of a sampler, and sampler=prior has none; take inpainting=none, or the run of a "
+        "diffusion",
+    ),
+    Rule(
+        lambda cfg: "sampler" in cfg and trains_codec(cfg) and not _is(cfg.sampler, "Prior"),
+        "an autoencoder's samples are decoded from its prior, which no denoiser makes; take sampler=prior",
+    ),
+    Rule(
+        lambda cfg: trains_codec(cfg) and _is(cfg.get("schedule"), "VE", "VESqrt", "EDM"),
+        "an autoencoder has no use for a schedule, and this one's noise has not variance 1, as its prior has; leave "
+        "schedule out",
+    ),
+    Rule(
+        lambda cfg: _is(cfg.get("data"), "Composition") and any(_is(part, "Text") for part in conditions(cfg)),
+        "captions tell of one object, and data=composition has several in each scene; take conditioning=layout, or "
+        "another data set",
     ),
     Rule(
         lambda cfg: _is(cfg.get("sampler"), "Prior") and _draws(cfg, "DenoisingStrip"),

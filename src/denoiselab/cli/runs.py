@@ -88,7 +88,7 @@ def conclude(said: str, figures: dict[str, Any], files: Iterable[Path]) -> None:
     if "class_accuracy" in figures:
         lines.append(f"{figures['class_accuracy']:.1%} are named as the class asked for by {figures['extractor']}")
     if "rfid" in figures:
-        lines.append(f"the codec's reconstructions: FID {figures['rfid']:.2f}, PSNR {figures['psnr']:.1f} dB")
+        lines.append(f"the codec's reconstructions: FID {figures['rfid']:.2f}, PSNR {figures['rpsnr']:.1f} dB")
     rest = [key for key in _BESIDE if key in figures and key != headline]
     for keys in (rest, [key for key in _AS_TOLD if key in figures]):
         if keys:

@@ -15,7 +15,8 @@ from denoiselab.cli.prompts import Prompts
 from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
-from denoiselab.pictures import captioned, grid, write_png
+from denoiselab.metrics.evaluation import asks_for_classes
+from denoiselab.pictures import captioned, grid, groups, write_png
 from denoiselab.point_pictures import beside
 from denoiselab.progress import track
 
@@ -37,6 +38,11 @@ def run(cfg: DictConfig) -> None:
     classes = _classes(cfg, about["num_classes"])
     source = instantiate(trained.data) if pipeline.conditioner.sees or recipe.inpainting else None
     of_images = recipe.inpainting is not None
+    if cfg.classes is not None and source is None and not asks_for_classes(pipeline, recipe):
+        raise ConfigError(
+            f"classes={list(cfg.classes)}: run={cfg.run} is told no class, and nothing guides it to one; leave classes "
+            "out, or take guidance=classifier"
+        )
     wishes = Wishes(pipeline.conditioner, about["num_classes"], source and source.test, classes, of_images)
     asked, against = prompts.asked(wishes), prompts.against(wishes)
     batches = []
@@ -73,13 +79,12 @@ def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: P
     for index, image in enumerate(images):
         write_png(grid(image[None], 1, zoom=False), folder / "images" / f"{index:05d}.png")
     columns = num_classes if len(images) >= 2 * num_classes > 2 else round(len(images) ** 0.5)
-    views = explained.shape[1]
     if captions:
         shares = [explained[i :: len(captions)] for i in range(len(captions))]
-        wide = min(16 // views, len(shares[0])) * views
-        picture = captioned([(c, grid(s.flatten(0, 1), wide)) for c, s in zip(captions, shares, strict=True)])
+        wide = min(16, len(shares[0]))
+        picture = captioned([(c, groups(share, wide)) for c, share in zip(captions, shares, strict=True)])
     else:
-        picture = grid(explained.flatten(0, 1), max(1, min(16, columns) // views) * views)
+        picture = groups(explained, max(1, min(16, columns)))
     write_png(picture, folder / "grid.png")
     return [folder / "grid.png"]
 

@@ -8,7 +8,7 @@ from torch.nn import functional as nnf
 
 from denoiselab.conditioning.concat import Concat
 from denoiselab.conditioning.conditioner import Judges, Shows
-from denoiselab.data.source import Batch, to_float, to_uint8
+from denoiselab.data.source import Batch, psnr, to_float, to_uint8
 from denoiselab.errors import ConfigError, IncompatibleError
 
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B: Rec. ITU-R BT.601
@@ -113,9 +113,3 @@ def colourfulness(images: Tensor) -> Tensor:
     a, b = red - green, (red + green) / 2 - blue
     spread = torch.hypot(a.std(1, correction=0), b.std(1, correction=0))
     return spread + 0.3 * torch.hypot(a.mean(1), b.mean(1))
-
-
-def psnr(images: Tensor, others: Tensor) -> Tensor:
-    """10 log10(255^2/MSE) of uint8 images, (B,), in dB; of equal ones 58.9, what the rounding to grey levels leaves."""
-    mse = (images.double() - others.double()).square().flatten(1).mean(1)
-    return 10 * torch.log10(255**2 / mse.clamp(min=1 / 12))

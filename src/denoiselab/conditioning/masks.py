@@ -220,7 +220,7 @@ def masks(told: str | Masks, height: int, width: int) -> Masks:
         made = Mixed({word: kind(height, width) for word, kind in KINDS.items()})
     elif told in KINDS:
         made = KINDS[told](height, width)
-    elif Path(told).suffix or Path(told).exists():
+    elif isinstance(told, str) and (Path(told).suffix or Path(told).exists()):
         made = FromFile(told)
     else:
         raise ConfigError(

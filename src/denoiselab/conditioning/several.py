@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.conditioning.cond import Cond, Routes
-from denoiselab.conditioning.conditioner import Conditioner
+from denoiselab.conditioning.conditioner import Conditioner, Unconditional
 from denoiselab.data.source import Batch
 from denoiselab.errors import IncompatibleError
 
@@ -13,16 +13,20 @@ class Several(Conditioner):
     """Vectors side by side, channels one after the other, tokens one after the other.
 
     Each part is dropped with its own chance, independently of the others, so that guidance finds every part trained
-    without those after it. `drop` is the largest of these chances. Raises IncompatibleError for tokens of different
-    widths, and for a part that is of several parts itself.
+    without those after it; and all together with the chance `drop`, as what guidance begins with is the answer to
+    nothing at all (Brooks 2023, §3.2.1). Raises IncompatibleError for tokens of different
+    widths, and for a part that tells nothing or is of several parts itself.
     """
 
-    def __init__(self, **parts: Conditioner) -> None:
+    def __init__(self, drop: float = 0.05, **parts: Conditioner) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         every = self._parts()
-        if any(isinstance(part, Several) for part in every):
-            raise IncompatibleError("conditioning=several is made of plain conditions; take another for its parts")
+        if any(isinstance(part, Several | Unconditional) for part in every):
+            raise IncompatibleError(
+                "conditioning=several is made of conditions that tell something, each of one thing; take others, as in "
+                "conditioning@conditioning.second=inpainting"
+            )
         widths = {part.routes.tokens for part in every} - {0}
         if len(widths) > 1:
             raise IncompatibleError(
@@ -31,7 +35,8 @@ class Several(Conditioner):
             )
         routes = [part.routes for part in every]
         self.routes = Routes(sum(r.vector for r in routes), sum(r.concat for r in routes), max(widths, default=0))
-        self.drop, self.coins = max(part.drop for part in every), sum(part.coins for part in every)
+        self.together, self.drop = drop, max(drop, *(part.drop for part in every))
+        self.coins = 1 + sum(part.coins for part in every)
         self.sees = tuple(sorted({key for part in every for key in part.sees}))
         self.draws = sum(part.draws for part in every)
         self.asks_class = any(part.asks_class for part in every)
@@ -51,11 +56,11 @@ class Several(Conditioner):
         return joined([part.null(told) for part, told in zip(self._parts(), cond.parts, strict=True)])
 
     def dropped(self, cond: Cond, u: Tensor) -> Cond:
-        made, first = [], 0
+        made, first = [], 1
         for part, told in zip(self._parts(), cond.parts, strict=True):
             made.append(part.dropped(told, u[:, first : first + part.coins]))
             first += part.coins
-        return joined(made)
+        return self.null(cond).where(u[:, 0] < self.together, joined(made))
 
     def steps(self, cond: Cond) -> list[Cond]:
         nulls = [part.null(told) for part, told in zip(self._parts(), cond.parts, strict=True)]

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from denoiselab.conditioning.conditioner import Conditioner
-from denoiselab.data.source import Batch, ImageSet
-from denoiselab.errors import RunError
+from denoiselab.data.source import Batch, ImageSet, spread
+from denoiselab.errors import ConfigError, RunError
 from denoiselab.randomness import uniform
 
 
 class Wishes:
     """Sample i is asked for class i mod num_classes, or in turn for one of `classes`; where the conditioner sees more
-    than that, or `of_images` says so, for what image i of `images` says, or of those of `classes`, which begin again
-    after the last.
+    than that, or `of_images` says so, for what image i of `images` says, or of those of `classes`: in the order of
+    `spread`, so that the first few are of all classes, and from the beginning again after the last.
 
     Of texts those are asked for that were not trained on: batch["unseen"], bool (B,), is true.
     """
@@ -29,8 +29,10 @@ class Wishes:
     ) -> None:
         self.conditioner, self.images = conditioner, images
         self.of_images = of_images or bool(conditioner.sees)
-        told = () if images is None or not self.of_images else images.labels.tolist()
-        self.chosen = [i for i, label in enumerate(told) if classes is None or label in classes]
+        order = [] if images is None or not self.of_images else spread(images.labels)
+        self.chosen = [i for i in order if images is None or classes is None or int(images.labels[i]) in classes]
+        if order and not self.chosen:
+            raise ConfigError(f"classes={list(classes or ())} are those of no test image; take others")
         self.num_classes, self.classes = num_classes, classes
 
     def __call__(self, indices: Sequence[int]) -> Batch:

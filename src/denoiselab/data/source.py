@@ -7,6 +7,7 @@ and networks see them as they are.
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,6 +23,7 @@ Batch = dict[str, Tensor]
 What is batched may add keys whose first dimension is B."""
 
 _FINGERPRINT_CHUNK = 256
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class ImageSet(Dataset[Batch], ABC):
@@ -57,6 +59,16 @@ class InMemory(ImageSet):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.tensor(indices, dtype=torch.int64)
         return {"image": self.images[index], "label": self.labels[index]}
+
+
+def spread(labels: Tensor, n: int | None = None) -> list[int]:
+    """The first n of images of the classes labels: (N,), in an order of which every stretch is spread evenly over all.
+
+    Sorted by class, the i-th comes by i * golden ratio mod 1: a stretch is those i for which this lies in an interval,
+    and its gaps are of at most three lengths (Steinhaus). So each class has its share of it.
+    """
+    order = (torch.arange(len(labels), dtype=torch.float64) * _GOLDEN).frac().argsort(stable=True)
+    return labels.argsort(stable=True)[order[:n]].tolist()
 
 
 class Facts(NamedTuple):
@@ -129,3 +141,12 @@ def to_uint8(images: Tensor) -> Tensor:
     # bfloat16 cannot tell neighbouring levels apart once they are scaled to 0..255.
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     return ((wide.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def psnr(made: Tensor, images: Tensor) -> Tensor:
+    """10 log10(2^2/MSE) of images, uint8 or floats in [-1, 1], to which `made` is clipped: float64 (B,), in dB.
+
+    100 where they are equal.
+    """
+    mse = (to_float(made).clamp(-1, 1) - to_float(images)).square().flatten(1).mean(1).cpu().double()
+    return 10 * torch.log10(4 / mse.clamp(min=4e-10))

@@ -9,7 +9,7 @@ from typing import Any
 from denoiselab import distributed
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Wishes, judged_by
-from denoiselab.data.source import Source, to_float
+from denoiselab.data.source import Source, psnr, spread
 from denoiselab.errors import ConfigError
 from denoiselab.guidance import Classifier as GuidedByClassifier
 from denoiselab.metrics.classifier import Classifier
@@ -19,8 +19,7 @@ from denoiselab.metrics.generation import Generation
 from denoiselab.metrics.moments import frechet_distance
 from denoiselab.metrics.objects import ObjectAccuracy
 from denoiselab.metrics.real import BATCH, Real
-from denoiselab.metrics.statistics import Needs, Statistics, spread
-from denoiselab.objectives.autoencoder import psnr
+from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.progress import console
 
@@ -154,7 +153,7 @@ class Evaluation:
 
     def _gathered(self, generation: Generation) -> Statistics:
         samples = Statistics(generation.n, self.keep, self.needs)
-        judged = self.extractor.knows_classes and _asked(generation.pipeline, generation.recipe)
+        judged = self.extractor.knows_classes and asks_for_classes(generation.pipeline, generation.recipe)
         for batch in generation.into(samples, f"generating {generation.n} images"):
             samples.update(batch.indices, self.real.look(batch.images), batch.images, batch.labels, judged)
             samples.judge(judged_by(generation.pipeline.conditioner, batch.images, batch.asked))
@@ -166,7 +165,7 @@ class Evaluation:
     def _reconstructed(self, pipeline: Pipeline, n: int) -> dict[str, float]:
         """What the codec loses, of the test images that the floor is of: nothing where there is none.
 
-        rfid: the FID of its reconstructions, where FID is among the figures; psnr: their mean, in dB.
+        rfid: the FID of its reconstructions, where FID is among the figures; rpsnr: the mean PSNR, in dB.
         """
         if isinstance(pipeline.codec, Identity):
             return {}
@@ -178,7 +177,7 @@ class Evaluation:
             batch = images.__getitems__([order[i] for i in places])
             again = pipeline.reconstructed(batch["image"])
             made.update(places, self.real.look(again), again, batch["label"])
-            made.judge({"psnr": psnr(to_float(again), to_float(batch["image"]))})
+            made.judge({"rpsnr": psnr(again, batch["image"])})
         whole = made.reduced()
         found = dict(whole.told)
         if any(isinstance(figure, FID) for figure in self.figures.values()):
@@ -211,7 +210,7 @@ class Evaluation:
         )
 
 
-def _asked(pipeline: Pipeline, recipe: Recipe) -> bool:
+def asks_for_classes(pipeline: Pipeline, recipe: Recipe) -> bool:
     """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides; or
     of that of the image of which they were given a part."""
     guided = isinstance(recipe.guidance, GuidedByClassifier) and recipe.guidance.scale != 0

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from denoiselab import distributed
 from denoiselab.cache import cached
-from denoiselab.data.source import ImageSet, Source
+from denoiselab.data.source import ImageSet, Source, spread
 from denoiselab.metrics.extractor import Extractor, Looked
-from denoiselab.metrics.statistics import Needs, Statistics, spread
+from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.progress import track
 
 BATCH = 500

@@ -21,19 +21,8 @@ from denoiselab.metrics.extractor import Looked
 from denoiselab.metrics.moments import Moments
 from denoiselab.metrics.nearest import in_pixels, nearest_two
 
-GOLDEN = (math.sqrt(5) - 1) / 2
 FEW = 5  # samples of a class
 MOST = 4096  # spatial features: the covariance of more would take gigabytes
-
-
-def spread(labels: Tensor, n: int | None = None) -> list[int]:
-    """The first n of images of the classes labels: (N,), in an order of which every stretch is spread evenly over all.
-
-    Sorted by class, the i-th comes by i * golden ratio mod 1: a stretch is those i for which this lies in an interval,
-    and its gaps are of at most three lengths (Steinhaus). So each class has its share of it.
-    """
-    order = (torch.arange(len(labels), dtype=torch.float64) * GOLDEN).frac().argsort(stable=True)
-    return labels.argsort(stable=True)[order[:n]].tolist()
 
 
 class Needs(NamedTuple):
@@ -146,7 +135,7 @@ class Statistics:
     def told(self) -> dict[str, float]:
         """The mean of each figure of how well images do as they are told."""
         sums = {name.removeprefix("told."): value for name, value in self.sums.items() if name.startswith("told.")}
-        return {name: float(total / count) for name, (total, count) in sums.items()}
+        return {name: float(total / count) for name, (total, count) in sums.items() if count}
 
     @property
     def distances(self) -> Tensor | None:

@@ -5,7 +5,8 @@ The discriminator D gives a score at each patch, high for real ones; its loss is
 
 Both are minimised at once, in one step of one optimizer: simultaneous gradient descent, in which neither sees the
 other's new weights. x_hat is detached in the discriminator's loss, and the discriminator's weights are in the
-autoencoder's. So their sum has, exactly, each one's own gradient for each one's own weights.
+autoencoder's. So their sum has, exactly, each one's own gradient for each one's own weights, until these
+are clipped by their common norm (trainer.gradient_clip_val).
 """
 
 import torch

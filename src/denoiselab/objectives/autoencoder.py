@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.codecs import Autoencoder, Coded
+from denoiselab.data.source import psnr
 from denoiselab.norms import Norm
 from denoiselab.objectives.adversarial import Adversarial
 from denoiselab.objectives.perceptual import Layers, Perceptual
@@ -58,9 +59,3 @@ class Autoencoding(nn.Module):
         """(B,) each: "loss", without its adversarial part, "reconstruction", and "psnr" of decode(encode(x)), in dB."""
         _, loss, error = self.own(codec, images, eps)
         return {"loss": loss, "reconstruction": error, "psnr": psnr(codec.decode(codec.encode(images)), images)}
-
-
-def psnr(made: Tensor, images: Tensor) -> Tensor:
-    """10 log10(2^2/MSE) of images in [-1, 1], to which `made` is clipped: (B,), in dB; 100 where they are equal."""
-    mse = (made.clamp(-1, 1) - images).double().square().flatten(1).mean(1)
-    return (10 * torch.log10(4 / mse.clamp(min=4e-10))).to(torch.float64)
