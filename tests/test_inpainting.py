@@ -15,6 +15,7 @@ from denoiselab.codecs import Codec
 from denoiselab.conditioning import Wishes
 from denoiselab.conditioning.known import Known
 from denoiselab.conditioning.masks import Half, Masks
+from denoiselab.data.source import spread
 from denoiselab.denoiser import Prediction
 from denoiselab.errors import ConfigError, DataError
 from denoiselab.inpainting import RePaint, Replacement, encoded, noised
@@ -218,7 +219,8 @@ def painted(sampler, way, codec=None, n=7):
 @pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 def test_known_pixels_are_those_of_the_image_by_any_sampler_and_the_others_are_made(way, sampler):
     pipeline, made = painted(sampler, way)
-    image, known = Specks().test.images[:7], made.known
+    test, known = Specks().test, made.known
+    image = test.images[spread(test.labels, 7)]
     assert torch.equal(known.image, image)
     assert (known.mask.flatten(1).sum(1) == 8).all()
     assert torch.equal(made.images[known.mask], image[known.mask])

@@ -77,4 +77,8 @@ def test_groups_keep_together_what_belongs_together():
     assert [int(v) for v in np.unique(picture[42:])] == [4, 5, 255]
     gaps = np.flatnonzero(np.diff(white[0].astype(int)))
     assert np.diff(gaps).tolist()[:3] == [2, 40, 6]  # an image's gap, an image, the gap between groups
-    assert np.array_equal(groups(images[:, :1], 3), grid(images[:, 0], 3))
+    assert np.array_equal(groups(images[:, :1], 3, "alone"), grid(images[:, 0], 3))
+    told = groups(images, 3, "one, other")
+    height = len(told) - 6 - len(picture)
+    assert 10 < height < 40 and (told[:height] < 128).any(), "a line of writing"
+    assert np.array_equal(told[height:-6, : picture.shape[1], 0], picture)

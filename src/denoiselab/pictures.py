@@ -23,6 +23,8 @@ class Bar(NamedTuple):
     error: float
 
 
+TOLD = "of each: what was told, the sample, the real image"
+
 Curves = dict[str, tuple[list[float], list[float]]]  # name -> (steps, values)
 
 
@@ -43,14 +45,18 @@ def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True, side: in
     return picture[0].numpy() if channels == 1 else picture[:3].permute(1, 2, 0).numpy()
 
 
-def groups(images: Tensor, columns: int) -> np.ndarray:
-    """uint8 (N, V, C, H, W) -> `grid` of groups of V that belong together, half as wide again as `columns` images."""
+def groups(images: Tensor, columns: int, legend: str = "") -> np.ndarray:
+    """uint8 (N, V, C, H, W) -> `grid` of groups of V that belong together, half as wide again as `columns` images.
+
+    legend: written above where V > 1, says what the images of a group are.
+    """
     views = images.shape[1]
     if views == 1:
         return grid(images[:, 0], columns)
     beside = nnf.pad(images, (0, 1), value=255).permute(0, 2, 3, 1, 4).flatten(3)  # (N, C, H, V (W + 1))
     apart = nnf.pad(beside, (0, 1), value=255)
-    return grid(apart, min(len(images), max(1, round(1.5 * columns / views))), side=max(images.shape[-2:]))
+    picture = grid(apart, min(len(images), max(1, round(1.5 * columns / views))), side=max(images.shape[-2:]))
+    return captioned([(legend, picture)]) if legend else picture
 
 
 def captioned(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -62,14 +62,14 @@ def steps(folder) -> dict[str, int]:
 def test_last_is_written_at_each_period_and_at_the_end_and_nothing_is_left_beside_it(tmp_path):
     watching = Watching(tmp_path)
     fit(tiny_system(), tmp_path, steps=5, callbacks=[Checkpoint(every_n_train_steps=2), watching])
-    assert watching.last == [None, 2, 2, 4, 4]
+    assert watching.last == [None, 2, 2, 4, 5]
     assert steps(tmp_path) == {"last.ckpt": 5, "previous.ckpt": 4}
 
 
-def test_without_a_period_there_is_one_at_the_end(tmp_path):
+def test_without_a_period_there_is_one_at_the_end_before_it_is_judged_and_after(tmp_path):
     saves = Saves()
     fit(tiny_system(), tmp_path, steps=3, callbacks=[Checkpoint(), saves])
-    assert saves.at == [3]
+    assert saves.at == [3, 3]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -78,7 +78,7 @@ def test_a_period_is_counted_in_optimizer_steps(accumulate, tmp_path):
     saves = Saves()
     callbacks = [Checkpoint(every_n_train_steps=2), saves]
     fit(tiny_system(), tmp_path, steps=5, callbacks=callbacks, accumulate_grad_batches=accumulate)
-    assert saves.at == [2, 4, 5]
+    assert saves.at == [2, 4, 5, 5]
 
 
 def test_best_is_written_only_when_the_figure_has_improved(tmp_path):
@@ -162,6 +162,15 @@ def test_best_is_judged_by_the_evaluation_of_the_last_step_too(tmp_path):
     fit(system, tmp_path, steps=3, callbacks=[evaluate, checkpoint])
     assert steps(tmp_path) == {"last.ckpt": 3, "best.ckpt": 3}
     assert checkpoint.best == {"monitor": "fid", "value": system.figures["fid"], "step": 3, "n": 20}
+
+
+def test_the_last_steps_weights_are_kept_before_they_are_judged(tmp_path):
+    def killed(*_) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        fit(tiny_system(), tmp_path, steps=3, callbacks=[Evaluate(killed), Checkpoint()])
+    assert steps(tmp_path) == {"last.ckpt": 3}
 
 
 def test_an_evaluation_is_of_the_averaged_weights(tmp_path):

@@ -252,12 +252,12 @@ def killed_in_batch(batch: int, number: int, words: list[str]) -> None:
     generation.EVERY = 0.0
     real, calls = Pipeline.sample, 0
 
-    def signalling(self, recipe, indices, *args):
+    def signalling(self, recipe, indices, *args, **more):
         nonlocal calls
         calls += 1
         if calls == batch:
             os.kill(os.getpid(), number)
-        return real(self, recipe, indices, *args)
+        return real(self, recipe, indices, *args, **more)
 
     Pipeline.sample = signalling
     os._exit(say("evaluate", *words).status)
@@ -290,7 +290,9 @@ def test_an_evaluation_that_is_killed_is_gone_on_with_by_the_same_command(number
     from denoiselab.pipeline import Pipeline
 
     real = Pipeline.sample
-    monkeypatch.setattr(Pipeline, "sample", lambda self, *args: (made.extend(args[1]), real(self, *args))[1])
+    monkeypatch.setattr(
+        Pipeline, "sample", lambda self, *args, **more: (made.extend(args[1]), real(self, *args, **more))[1]
+    )
     time.sleep(1.1)
     evaluated(place, *words, "run=sweep/0")
     assert made == list(range(15, 30)), "the picture and the first batches were there"

@@ -178,7 +178,7 @@ def test_the_game_and_the_classifiers_features_take_part_where_they_are_given_a_
 
 
 SLIPS = {
-    "a codec that is to be trained, with a diffusion's loss": (["codec=kl"], "trained by experiment=autoencoder"),
+    "a codec that is to be trained, with a diffusion's loss": (["codec=kl"], "trained by loss=autoencoder"),
     "an autoencoder's loss without a codec to train": (["loss=autoencoder"], "take experiment=autoencoder or vq"),
     "no network with a diffusion's loss": (["backbone=none"], "backbone=none belongs to it"),
     "a network with an autoencoder's loss": (

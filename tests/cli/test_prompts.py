@@ -182,7 +182,7 @@ def test_a_folder_of_an_encoder_must_be_given_and_points_have_no_captions(monkey
             ["experiment=points", "data=moons", "conditioning=text_trained"],
             "these data are points",
         ),
-        (["conditioning=text_trained", "backbone=mlp"], "take backbone=unet or dit"),
+        (["conditioning=text_trained", "backbone=mlp"], "take backbone=unet, dit or jit"),
     ):
         status, err = say(monkeypatch, capsys, "train", *words, f"hydra.run.dir={tmp_path / 'run'}")
         assert (status, err.count("\n")) == (2, 1), err

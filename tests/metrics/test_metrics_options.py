@@ -34,7 +34,7 @@ def test_all_is_every_figure_that_there_is():
 
 
 def test_while_training_there_are_the_cheap_ones():
-    assert list(evaluation().figures) == ["fid", "class_accuracy"]
+    assert list(evaluation().figures) == ["fid", "class_accuracy", "as_told"]
     assert evaluation().needs == figures.FID.needs
 
 

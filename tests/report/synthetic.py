@@ -34,6 +34,7 @@ FIGURES = {
     "resize": "none",
     "data": "digits",
     "split": "train 1437, test 1000",
+    "given": "none",
     "data_fingerprint": "0023daf805a83b1a",
     "step": 400,
     "ema": "decay=0.999",

@@ -252,6 +252,7 @@ def test_a_folder_that_has_no_runs_is_refused(tmp_path):
         ("data", "fashion_mnist"),
         ("data_fingerprint", "other"),
         ("split", "other"),
+        ("given", "image"),
         ("extractor", "inception-1234"),
         ("extractor_weights", "other"),
         ("resize", "bicubic"),

@@ -20,8 +20,8 @@ from denoiselab.system import System
 
 
 class Checkpoint(pl.Callback):
-    """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and at the end; best.ckpt whenever
-    `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
+    """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and after the last one; best.ckpt
+    whenever `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
 
     monitor: the name of one of system.judged, or "headline", that by which the evaluation judges; None: no best.ckpt.
     val/loss is that of the validations in between, not of one that follows training. What the best one is best by
@@ -45,7 +45,8 @@ class Checkpoint(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._judge(trainer, pl_module)
-        if due(trainer, self.every_n_train_steps) and self._saved_at != trainer.global_step:
+        last = trainer.global_step == trainer.max_steps  # saved again when it has been judged, which may take long
+        if (last or due(trainer, self.every_n_train_steps)) and self._saved_at != trainer.global_step:
             self._saved_at = trainer.global_step  # several batches may belong to one optimizer step
             self._save(trainer, pl_module, "last.ckpt")
 

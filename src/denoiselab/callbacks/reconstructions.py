@@ -31,6 +31,6 @@ class Reconstructions(Periodic):
         empty = torch.empty(0, 2, *system.pipeline.image_shape, dtype=torch.uint8)
         pairs = distributed.collect(torch.cat([empty, *rows]), mine, n)
         if trainer.is_global_zero:
-            picture = groups(pairs, self.columns)
+            picture = groups(pairs, self.columns, "of each: the image, its reconstruction")
             write_png(picture, run_folder(trainer) / "samples" / f"reconstruction_{trainer.global_step}.png")
             log_picture(trainer, "reconstructions", picture, f"step {trainer.global_step}, image and reconstruction")

@@ -9,7 +9,7 @@ from denoiselab.callbacks.logging import log_picture, run_folder
 from denoiselab.callbacks.periodic import Periodic
 from denoiselab.data.source import to_uint8
 from denoiselab.denoiser import Prediction
-from denoiselab.pictures import grid, groups, write_png
+from denoiselab.pictures import TOLD, grid, groups, write_png
 from denoiselab.samplers import Step
 from denoiselab.system import System
 
@@ -37,7 +37,7 @@ class SampleGrid(Periodic):
         rows = torch.cat([empty, *map(system.pipeline.explained, batches)])
         images = distributed.collect(rows, mine, self.n)
         if trainer.is_global_zero:
-            picture = groups(images, self.columns)
+            picture = groups(images, self.columns, TOLD)
             write_png(picture, run_folder(trainer) / "samples" / f"step_{trainer.global_step}.png")
             log_picture(trainer, "samples", picture, caption(trainer, system, self.seed, batches[0].evaluations))
 

@@ -170,6 +170,8 @@ def _remove_if_empty(folder: Path) -> None:
     """A run that was refused leaves no folder behind, if nothing but its configuration is in it."""
     if {path.name for path in folder.iterdir()} <= {".hydra", ".lock", "run.json"}:
         shutil.rmtree(folder)
+        if folder.parent.parent.name == "outputs" and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
 
 
 def _extra(said: str) -> str:

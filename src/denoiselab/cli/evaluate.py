@@ -26,7 +26,7 @@ from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError, Interrupted, RunError
-from denoiselab.pictures import groups, write_png
+from denoiselab.pictures import TOLD, groups, write_png
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.point_pictures import beside
 from denoiselab.progress import console, idle
@@ -148,7 +148,7 @@ def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, fol
         write_png(beside(data, data.in_plane(made), told), path)
     else:
         rows = torch.cat([pipeline.explained(batch) for batch in batches])
-        write_png(groups(rows, COLUMNS), path)
+        write_png(groups(rows, COLUMNS, TOLD), path)
 
 
 @contextmanager

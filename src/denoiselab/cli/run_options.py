@@ -26,7 +26,7 @@ def saved_config(folder: str | Path) -> DictConfig:
         return OmegaConf.create(exports.about(folder)["unresolved"])
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/default/<date>_<time>")
+        raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/<experiment>/<date>_<time>")
     path = folder / ".hydra" / "config.yaml"
     if not path.exists():
         runs = len(list(folder.glob("*/.hydra/config.yaml")))

@@ -131,7 +131,7 @@ def load(
     if exports.is_export(folder):
         return _exported(folder, checkpoint, on, average)
     if not Path(folder).is_dir():
-        raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/default/<date>_<time>")
+        raise RunError(f"run={folder} is no folder; give a training run's, such as outputs/<experiment>/<date>_<time>")
     path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.exists():
         check_trained(Path(folder))

@@ -16,7 +16,7 @@ from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.evaluation import asks_for_classes
-from denoiselab.pictures import captioned, grid, groups, write_png
+from denoiselab.pictures import TOLD, captioned, grid, groups, write_png
 from denoiselab.point_pictures import beside
 from denoiselab.progress import track
 
@@ -84,7 +84,7 @@ def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: P
         wide = min(16, len(shares[0]))
         picture = captioned([(c, groups(share, wide)) for c, share in zip(captions, shares, strict=True)])
     else:
-        picture = groups(explained, max(1, min(16, columns)))
+        picture = groups(explained, max(1, min(16, columns)), TOLD)
     write_png(picture, folder / "grid.png")
     return [folder / "grid.png"]
 

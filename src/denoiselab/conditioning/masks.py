@@ -166,7 +166,7 @@ class FromFile(Masks):
             with Image.open(self.path) as picture:
                 grey = np.asarray(picture.convert("L"))
         except Exception as error:  # of Pillow's decoders: OSError, SyntaxError, ValueError, struct.error and more
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{str(path)!r} cannot be read as a mask ({reason}); give a PNG file") from error
         self.known = torch.from_numpy(grey >= 128)
         if self.known.all() or not self.known.any():

@@ -16,7 +16,8 @@ class Wishes:
     than that, or `of_images` says so, for what image i of `images` says, or of those of `classes`: in the order of
     `spread`, so that the first few are of all classes, and from the beginning again after the last.
 
-    Of texts those are asked for that were not trained on: batch["unseen"], bool (B,), is true.
+    Of texts those are asked for that were not trained on: batch["unseen"], bool (B,), is true. `given` says what of the
+    images a model gets to see: what it is judged by is easier for it then.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Wishes:
     ) -> None:
         self.conditioner, self.images = conditioner, images
         self.of_images = of_images or bool(conditioner.sees)
+        self.given = sorted({*conditioner.sees, *(["image"] if of_images else [])})
         order = [] if images is None or not self.of_images else spread(images.labels)
         self.chosen = [i for i in order if images is None or classes is None or int(images.labels[i]) in classes]
         if order and not self.chosen:

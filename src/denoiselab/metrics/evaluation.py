@@ -144,6 +144,7 @@ class Evaluation:
             "data": self.source.name,
             "split": f"train {len(self.source.train)}, test {len(self.source.test)}",
             "data_fingerprint": self.source.fingerprint[:16],
+            "given": ", ".join(wishes.given) or "none",
             "sample_seed": seed,
             "nfe": generation.evaluations,  # adaptive samplers take as many as their slowest image
             **recipe.words,

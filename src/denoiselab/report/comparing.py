@@ -1,7 +1,8 @@
 """What may be set side by side: figures of one data set and split, through one extractor, of as many samples.
 
-A figure of 1,000 samples is no better or worse than one of 5,000 by its number alone (FID is biased by n), and features
-of two extractors have nothing in common; so such sets are refused, and `where` picks one of them.
+A figure of 1,000 samples is no better or worse than one of 5,000 by its number alone (FID is biased by n), features of
+two extractors have nothing in common, and a model that was given parts of the test images has an easier task; so such
+sets are refused, and `where` picks one of them.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from denoiselab.report.words import shown, within
 # What must be equal, what says most first. A figure that does not say one of them (an older one) is not refused for it.
 KEYS = (
     *("headline", "data", "data_fingerprint", "split"),
-    *("extractor", "extractor_weights", "resize", "n", "floor_n"),
+    *("given", "extractor", "extractor_weights", "resize", "n", "floor_n"),
 )
 # Of some figures more must be: their own settings, and of how many images features are kept. FID has none that bear on
 # it, and seeds of draws are none.
@@ -126,6 +127,7 @@ def provenance(rows: Sequence[Row]) -> dict[str, str]:
         "figure": _values(rows, "headline"),
         "data": _values(rows, "data", "data_fingerprint"),
         "split": _values(rows, "split"),
+        "given of the test images": _values(rows, "given"),
         "extractor": _values(rows, "extractor"),
         "its weights": _values(rows, "extractor_weights"),
         "resize": _values(rows, "resize"),
