@@ -206,7 +206,7 @@ def refuses(sampler: str, schedule: str) -> bool:
 
 @pytest.mark.slow
 def test_every_schedule_with_every_parameterization_loss_and_sampler_takes_a_step_or_is_refused_with_a_reason():
-    """The rules in rules.py, which answer without torch, refuse exactly what the parts themselves refuse."""
+    """The rules in rules/, which answer without torch, refuse exactly what the parts themselves refuse."""
     base, refused = composed("train", small("guidance=none")), []
     recipes = {sampler: recipe_of(base, sampler=sampler) for sampler in of("sampler")}
     # Stratified times of 8 are not all beyond t = 0.28, where sqrt_linear has ended and random_walk weighs nothing.

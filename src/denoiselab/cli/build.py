@@ -11,6 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.cli import rules
+from denoiselab.cli.rules.conditions import untold
+from denoiselab.cli.rules.rule import trains_codec
 from denoiselab.codecs import Latents
 from denoiselab.conditioning import Conditioner, Routes
 from denoiselab.data.source import Facts, Source
@@ -122,7 +124,7 @@ def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
     _check_told(made.conditioner, source)
     if cfg.likelihood:
         check_likelihood(made)
-    trained = autoencoding(cfg, source) if rules.trains_codec(cfg) else objective(cfg, made.denoiser)
+    trained = autoencoding(cfg, source) if trains_codec(cfg) else objective(cfg, made.denoiser)
     data = frozen.ready(made.codec, cfg, source, own) if isinstance(made.codec, Latents) else source
     return Parts(source, made, trained, recipe(cfg), data)
 
@@ -138,7 +140,7 @@ def _check_told(conditioner: Conditioner, source: Source) -> None:
     wanted = set(conditioner.sees) - {"image"}
     missing = sorted(wanted - set(source.test.__getitems__([0]))) if wanted else []
     if missing:
-        raise IncompatibleError(rules.untold(" and ".join(missing), f"data={source.name} has"))
+        raise IncompatibleError(untold(" and ".join(missing), f"data={source.name} has"))
 
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:

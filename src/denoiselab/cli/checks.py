@@ -1,7 +1,7 @@
 """What a configuration must be, checked without torch so that a slip is answered at once.
 
 Three kinds: keys and types, against the configuration that the chosen options give by themselves; the limits of single
-values (limits.py); and rules between parts (rules.py).
+values (limits.py); and rules between parts (rules/).
 """
 
 import difflib

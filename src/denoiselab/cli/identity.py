@@ -16,7 +16,8 @@ import torch
 from omegaconf import DictConfig
 
 import denoiselab
-from denoiselab.cli import build, rules
+from denoiselab.cli import build
+from denoiselab.cli.rules.rule import conditions
 from denoiselab.data.source import Source
 from denoiselab.nested import leaves
 from denoiselab.pipeline import Pipeline
@@ -55,7 +56,7 @@ def identity(
     told = {key: repr(value) for key, value in _leaves(now)}
     told |= {f"trained.{key}": repr(value) for key, value in _leaves({k: model[k] for k in _MODEL if k in model})}
     files = [path for path in map(build.guide_file, now["guidance"].values()) if path is not None]
-    parts = [now.get("inpainting"), *rules.conditions(trained)]
+    parts = [now.get("inpainting"), *conditions(trained)]
     files += [Path(part["mask"]) for part in parts if part and Path(str(part.get("mask"))).is_file()]
     told |= {f"file {path}": build.hash_of(path) for path in files}
     targets = {value for config in (now, model) for key, value in _leaves(config) if key.endswith("_target_")}

@@ -1,7 +1,7 @@
 """python -m denoiselab.cli.refusals: which options are refused and why, as the README's table.
 
 Each option is put into the default configuration by itself, and each pair of options of two parts, and asked of the
-rules in rules.py. An option that needs others beside it is listed once, and not again with every other option.
+rules in rules/. An option that needs others beside it is listed once, and not again with every other option.
 """
 
 import copy

@@ -1,0 +1,28 @@
+"""Combinations of options without a meaning, and advice on some that have one, told without torch.
+
+A rule only says early what the parts themselves refuse when they are built; CONFIG_RULES are between parts that do not
+see each other, so build.parts refuses by them too.
+"""
+
+from omegaconf import DictConfig
+
+from denoiselab.cli.rules import codecs, conditions, judging, points, sampling, training
+from denoiselab.cli.rules.judging import ADVICE
+from denoiselab.cli.rules.rule import Rule
+from denoiselab.errors import IncompatibleError
+
+# What the parts themselves cannot see, as it is between them.
+CONFIG_RULES = (*points.PAIRS, *codecs.PAIRS, *judging.PAIRS, *training.PAIRS, *conditions.PAIRS)
+
+RULES = (*conditions.RULES, *sampling.RULES, *codecs.RULES, *training.RULES, *judging.RULES, *CONFIG_RULES)
+
+
+def advice(cfg: DictConfig) -> list[str]:
+    return [rule.reason for rule in ADVICE if rule.broken(cfg)]
+
+
+def check_rules(cfg: DictConfig, rules: tuple[Rule, ...] = RULES) -> None:
+    """Raises IncompatibleError for the first rule that is broken."""
+    for rule in rules:
+        if rule.broken(cfg):
+            raise IncompatibleError(rule.reason)
