@@ -104,7 +104,7 @@ class Parts(NamedTuple):
 def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
     """own: the checkpoint that a run goes on from. Raises ConfigError, and IncompatibleError for a combination without
     meaning."""
-    from denoiselab.cli import frozen  # which reads runs, and these are built here
+    from denoiselab.cli import frozen, guides  # which read runs, and these are built here
 
     rules.check_rules(cfg, rules.CONFIG_RULES)
     frozen.describe(cfg, own)
@@ -124,7 +124,9 @@ def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
         check_likelihood(made)
     trained = autoencoding(cfg, source) if rules.trains_codec(cfg) else objective(cfg, made.denoiser)
     data = frozen.ready(made.codec, cfg, source, own) if isinstance(made.codec, Latents) else source
-    return Parts(source, made, trained, recipe(cfg), data)
+    how = recipe(cfg)
+    guides.check_codec(how, made)
+    return Parts(source, made, trained, how, data)
 
 
 def _check_told(conditioner: Conditioner, source: Source) -> None:
