@@ -35,7 +35,7 @@ def a_rank(rank: int, folder: Path) -> None:
                 "weights": next(system.pipeline.parameters()).data,
                 "average": system.ema.shadow[0],
                 "other average": system.ema.shadows[-1][0],
-                "buffer": next(system.pipeline.buffers()),
+                "buffer": system.pipeline.beside,
             }.get(case)
             if number is not None and rank == 1 and trainer.global_step == (4 if case == "buffer" else 3):
                 number.view(torch.int32).view(-1)[0] ^= 1 << 8
@@ -46,6 +46,7 @@ def a_rank(rank: int, folder: Path) -> None:
         config = {"seed": rank if case == "config" else 0}
         described = {"image_shape": [1, 4, 4], "num_classes": 3, "config": config}
         system = tiny_system(description=described, ema=EMA([0.5, 0.9]))
+        system.pipeline.register_buffer("beside", torch.ones(3))
         # Only rank 1's batch has a NaN: the ranks take every second image of a batch.
         source = Holes(in_batch_of_rank_one() if case.startswith("nan") else [])
         guard = Finite("skip" if case == "nan skipped" else "stop")
