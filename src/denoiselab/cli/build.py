@@ -130,7 +130,8 @@ def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
 
 
 def _check_told(conditioner: Conditioner, source: Source) -> None:
-    """Raises IncompatibleError where the data lack what is told of them, ConfigError where they have more classes."""
+    """Raises IncompatibleError where the data lack what is told of them, or mirror images without it, ConfigError where
+    they have more classes."""
     for part, _ in conditioner.each({}):
         if (known := getattr(part, "num_classes", source.num_classes)) < source.num_classes:
             raise ConfigError(
@@ -141,6 +142,11 @@ def _check_told(conditioner: Conditioner, source: Source) -> None:
     missing = sorted(wanted - set(source.test.__getitems__([0]))) if wanted else []
     if missing:
         raise IncompatibleError(rules.untold(" and ".join(missing), f"data={source.name} has"))
+    if wanted and source.flip:
+        raise IncompatibleError(
+            f"data.flip mirrors images of data={source.name}, and their {' and '.join(sorted(wanted))} would stay as "
+            "they are; take data.flip=false"
+        )
 
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:
