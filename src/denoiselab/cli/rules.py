@@ -286,7 +286,7 @@ CONFIG_RULES = (
         "inpainting keeps pixels of images, and these data are points; take inpainting=none",
     ),
     Rule(
-        lambda cfg: bool(cfg.get("inpainting")) and _is(cfg.get("conditioning"), "Inpainting"),
+        lambda cfg: bool(cfg.get("inpainting")) and any(_is(part, "Inpainting") for part in conditions(cfg)),
         "inpainting is for models that were not trained to inpaint, and conditioning=inpainting has masks of its own; "
         "take inpainting=none",
     ),
