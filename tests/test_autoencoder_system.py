@@ -66,6 +66,20 @@ def test_training_lowers_the_validation_loss_and_tells_what_the_latents_are_like
     assert {"val/reconstruction", "val/psnr", "val/kl", "val/latent_scale"} < set(figures[1])
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("kind", [KL, VQ])
+def test_every_precision_trains_both_networks(kind, precision, tmp_path):
+    made = system(kind)
+    before = weights(made).double()
+    fit(made, tmp_path, steps=4, precision=precision)
+    after = weights(made).double()
+    assert after.isfinite().all()
+    assert not torch.equal(after, before)
+    data = ImageDataModule(Specks(), 8, 0)
+    tiny_trainer(tmp_path, precision=precision).validate(made, datamodule=data, verbose=False)
+    assert made.losses["val/psnr"] > 0
+
+
 def test_a_step_of_accumulated_parts_and_of_flips_is_a_function_of_the_seed(tmp_path):
     one, same, other = (system(seed=seed, flip=True) for seed in (1, 1, 2))
     for made in (one, same, other):

@@ -95,3 +95,13 @@ def test_the_waves_are_no_part_of_a_checkpoint():
 def test_a_zeroed_layer_gives_zero():
     assert torch.equal(zeroed(nn.Linear(3, 2))(torch.randn(4, 3)), torch.zeros(4, 2))
     assert torch.equal(zeroed(nn.Conv2d(3, 2, 3))(torch.randn(1, 3, 4, 4)), torch.zeros(1, 2, 2, 2))
+
+
+def test_weights_in_half_precision_are_told_the_times_that_the_same_weights_in_full_precision_are():
+    """A network that is trained in half precision is loaded in full; rounded periods would be other times."""
+    half, full = TimeEmbedding(32, 0).bfloat16(), TimeEmbedding(32, 0)
+    full.load_state_dict(half.state_dict())
+    t = torch.linspace(0.01, 1, 50)
+    told = full(t, Cond())
+    # Activations of half precision have 8 bits; times that are off by radians are as far apart as any two are.
+    torch.testing.assert_close(half(t, Cond()).float(), told, rtol=0, atol=0.02 * float(told.detach().abs().max()))

@@ -11,7 +11,7 @@ from conftest import fit, tiny_system, two_ranks, weights
 from denoiselab.callbacks.ranks import checksum
 from denoiselab.errors import UserError
 
-CASES = ("config", "noise", "weights", "average", "nan", "nan skipped", "agree")
+CASES = ("config", "noise", "weights", "average", "other average", "buffer", "nan", "nan skipped", "agree")
 
 
 def a_rank(rank: int, folder: Path) -> None:
@@ -19,23 +19,34 @@ def a_rank(rank: int, folder: Path) -> None:
     import pytorch_lightning as pl
 
     from denoiselab.callbacks import Checkpoint, Finite, RankSafety
+    from denoiselab.ema import EMA
 
     class Perturb(pl.Callback):
-        """On rank 1 one bit of one number, after the third step; one that the next average does not round away."""
+        """On rank 1 one bit of one number, after the third step; one that the next average does not round away.
+
+        Of a buffer after the fourth: before each step all processes are given rank 0's.
+        """
 
         seen: list[torch.Tensor] = []
 
         def on_train_batch_end(self, trainer, system, *_) -> None:
             self.seen.append(weights(system.pipeline))
-            number = {"weights": next(system.pipeline.parameters()).data, "average": system.ema.shadow[0]}.get(case)
-            if number is not None and rank == 1 and trainer.global_step == 3:
+            number = {
+                "weights": next(system.pipeline.parameters()).data,
+                "average": system.ema.shadow[0],
+                "other average": system.ema.shadows[-1][0],
+                "buffer": system.pipeline.beside,
+            }.get(case)
+            if number is not None and rank == 1 and trainer.global_step == (4 if case == "buffer" else 3):
                 number.view(torch.int32).view(-1)[0] ^= 1 << 8
 
     found: dict[str, Any] = {}
     for case in CASES:
         Perturb.seen, told = [], None
         config = {"seed": rank if case == "config" else 0}
-        system = tiny_system(description={"image_shape": [1, 4, 4], "num_classes": 3, "config": config})
+        described = {"image_shape": [1, 4, 4], "num_classes": 3, "config": config}
+        system = tiny_system(description=described, ema=EMA([0.5, 0.9]))
+        system.pipeline.register_buffer("beside", torch.ones(3))
         # Only rank 1's batch has a NaN: the ranks take every second image of a batch.
         source = Holes(in_batch_of_rank_one() if case.startswith("nan") else [])
         guard = Finite("skip" if case == "nan skipped" else "stop")
@@ -80,6 +91,8 @@ def saved_step(run: Path) -> int | None:
         ("noise", "processes draw the same noise (process 0: ", 0, None),
         ("weights", "the processes have different weights at step 4 (process 0: ", 4, 3),
         ("average", "the processes have different weights at step 4 (process 0: ", 4, 3),
+        ("other average", "the processes have different weights at step 4 (process 0: ", 4, 3),
+        ("buffer", "the processes have different weights at step 4 (process 0: ", 4, 3),
         ("nan", "step 4: the gradients are NaN or infinite; ", 3, 3),
     ],
 )
@@ -111,10 +124,10 @@ def test_processes_that_agree_are_left_alone(both, folder):
 
 
 def test_the_checksum_sees_every_bit_and_the_place_of_every_tensor():
-    tensors = [torch.randn(3, 4), torch.randn(5, dtype=torch.float64), torch.randn(2).half()]
+    tensors = [torch.randn(3, 4), torch.randn(5, dtype=torch.float64), torch.randn(2).half(), torch.ones(2) > 0]
     before = checksum(tensors)
     assert checksum([t.clone() for t in tensors]) == before
-    for tensor, kind in zip(tensors, (torch.int32, torch.int64, torch.int16), strict=True):
+    for tensor, kind in zip(tensors, (torch.int32, torch.int64, torch.int16, torch.int8), strict=True):
         tensor.view(kind).view(-1)[1] ^= 1
         assert checksum(tensors) != before
         tensor.view(kind).view(-1)[1] ^= 1

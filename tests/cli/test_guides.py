@@ -1,17 +1,19 @@
 """Trained runs that guide others: a noisy classifier, and a weak model."""
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conftest import composed
+from conftest import composed, tiny_pipeline, tiny_recipe
 from denoiselab.cli import build, guides, runs, train
 from denoiselab.cli.entry import composed as plain
+from denoiselab.codecs import KL, Identity, Latents
 from denoiselab.errors import ConfigError, RunError
-from denoiselab.guidance import Classifier
+from denoiselab.guidance import Autoguidance, Classifier
 from denoiselab.pipeline import Recipe
 
 QUICK = "trainer=cpu logger=csv metrics=none likelihood=none callbacks=classifier batch_size=64"
@@ -92,6 +94,35 @@ def test_a_run_of_the_other_kind_is_no_guide(classifier, model):
     with pytest.raises(RunError, match="makes no images"):
         given = {"run": classifier, "analytic": None, "checkpoint": "last", "device": "cpu", "ema": None}
         runs.given(OmegaConf.create(given))
+
+
+def latents(seed: int, scale: float = 2.0) -> Latents:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        codec = Latents(KL((1, 4, 4), downsample=1, latent_channels=1, channels=4))
+    codec.scale.fill_(scale)
+    return codec
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong", "known"),
+    [
+        (None, None, True),
+        (latents(0), latents(0), True),
+        (latents(0, 2.001), latents(0), True),  # measured elsewhere, on the same images
+        (latents(0), latents(1), False),
+        (latents(0, 3.0), latents(0), False),
+        (latents(0), None, False),
+        (None, latents(0), False),
+    ],
+)
+def test_a_guide_of_other_latents_of_the_same_shape_is_refused(weak, strong, known):
+    one, other = tiny_pipeline(), tiny_pipeline()
+    for pipeline, codec in ((one, weak), (other, strong)):
+        pipeline.codec = Identity() if codec is None else codec
+    recipe = tiny_recipe(guidance=Autoguidance(guides.WeakGuide(one), 2.0))
+    with nullcontext() if known else pytest.raises(RunError, match="trained in other latents"):
+        guides.check_codec(recipe, other)
 
 
 def test_a_guide_without_a_run_is_refused_with_what_to_give():

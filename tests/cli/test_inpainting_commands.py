@@ -5,13 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from test_main import say
 
 from conftest import Projection
+from denoiselab.cli import build
+from denoiselab.cli.entry import composed
 from denoiselab.data import Digits
 from denoiselab.data.source import spread
+from denoiselab.errors import IncompatibleError
 from denoiselab.metrics import Looked
+from denoiselab.pictures import TOLD, captioned
 
 EXACT = ["data=digits", "device=cpu", "spacing=trailing", "sampler=ddpm", "sampler.steps=12"]
 
@@ -42,7 +47,8 @@ def test_samples_have_the_known_pixels_of_the_test_images_and_stand_between_them
     made = np.stack([np.asarray(Image.open(tmp_path / "made" / "images" / f"{i:05d}.png")) for i in range(6)])
     assert np.array_equal(made[:, :, :4], real[:, :, :4])
     with Image.open(tmp_path / "made" / "grid.png") as picture:
-        pixels = np.asarray(picture)[::5, ::5]  # fivefold, with a line of one pixel between
+        above = len(captioned([(TOLD, np.zeros((0, 0), np.uint8))])) - 6  # rows of the legend
+        pixels = np.asarray(picture.convert("L"))[above::5, ::5]  # fivefold, with a line of one pixel between
     told, sample, truth = (pixels[:8, start : start + 8] for start in (0, 9, 18))
     assert np.array_equal(told[:, :4], real[0, :, :4])
     assert (told[:, 4:] == 128).all()
@@ -117,3 +123,13 @@ def test_a_mask_of_another_size_is_told_with_both_sizes(monkeypatch, capsys, tmp
     assert status == 2
     assert "is 16 x 16 pixels (height x width), and the images are 8 x 8; give one of their size" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("conditioning", ["inpainting", "several"])
+def test_a_model_that_was_trained_to_inpaint_is_given_no_second_mask(conditioning):
+    """Else figures of known pixels would be of two masks at once."""
+    trained = composed("train", [f"conditioning={conditioning}", "guidance=none", "likelihood=none"])
+    OmegaConf.set_struct(trained, False)  # as it is in a checkpoint
+    asked = OmegaConf.create({"inpainting": {"_target_": "denoiselab.inpainting.Replacement", "mask": "box"}})
+    with pytest.raises(IncompatibleError, match="conditioning=inpainting has masks of its own"):
+        build.check_again(trained, asked)

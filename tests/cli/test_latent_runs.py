@@ -1,5 +1,6 @@
 """Diffusion in the latents of another run's codec: by the real command line, with the codec's folder there and gone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,21 @@ def test_a_classifier_of_noisy_latents_guides_a_diffusion_of_latents(home, kl, r
         made.append(pipeline.sample(build.recipe(cfg), range(4), torch.arange(4), seed=0).images)
     assert not torch.equal(*made)
     assert isinstance(guides.classifier(str(home / "classifier")).pipeline.codec, Latents)
+
+
+def test_a_weak_model_of_other_latents_of_the_same_shape_guides_no_training(home, kl, run, tmp_path):
+    """Those of images that were brighter: the same codec with another scale."""
+    weak = tmp_path / "weak"
+    shutil.copytree(run, weak)
+    state = last(weak)
+    state["state_dict"]["pipeline.codec.scale"] *= 1.5
+    torch.save(state, weak / "checkpoints" / "last.ckpt")
+    words = [*QUICK, *LATENT, f"codec.run={kl}", f"cache={home / 'cache'}", "trainer.max_steps=1"]
+    for guide, status in ((run, 0), (weak, 2)):
+        where = [f"guidance.weak.run={guide}", f"hydra.run.dir={tmp_path / guide.name / 'guided'}"]
+        said = train(*words, "guidance=autoguidance", *where)
+        assert said.status == status, said.err
+    assert "the run that guides was trained in other latents" in said.err
 
 
 def test_the_game_and_the_classifiers_features_take_part_where_they_are_given_a_weight(home):

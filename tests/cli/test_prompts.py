@@ -38,9 +38,11 @@ def say(monkeypatch, capsys, command: str, *words: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> dict[str, Path]:
     """Runs that are told words and classes, by the real command."""
-    made = {name: tmp_path_factory.mktemp("runs") / name for name in ("words", "classes")}
+    made = {name: tmp_path_factory.mktemp("runs") / name for name in ("words", "classes", "both")}
     plain = ["backbone=mlp", "backbone.width=16", "backbone.depth=1"]
-    for name, words in {"words": [*WORDS, "guidance.scale=2"], "classes": plain}.items():
+    both = [word.replace("conditioning.", "conditioning.second.") for word in WORDS[1:]]
+    both += ["conditioning=several", "conditioning@conditioning.second=text_trained"]
+    for name, words in {"words": [*WORDS, "guidance.scale=2"], "classes": plain, "both": both}.items():
         where = [f"hydra.run.dir={made[name]}", f"cache={made[name].parent}/cache", "sampler.steps=2"]
         command = [sys.executable, "train.py", *words, *QUICK, *where, "callbacks.denoising=null"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
@@ -154,6 +156,19 @@ def test_a_slip_ends_in_one_line_before_anything_is_written(sample, words, told,
     assert told in err or "prompt=[...]" in err, err
     assert said is None
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_a_class_and_a_text_is_asked_for_both(sample, tmp_path):
+    """Else samples of "a seven" would be told the classes in turn."""
+    status, err, _ = sample("prompt=a seven", run="both")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "is told a class beside its text" in err
+    status, err, said = sample("prompt=a seven", "negative=a one", "classes=[7]", "n=3", run="both")
+    assert status == 0, err
+    assert said["labels"] == [7] * 3
+    assert said["prompts"] == ["a seven"] * 3
 
 
 @pytest.mark.slow

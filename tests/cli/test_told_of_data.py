@@ -5,6 +5,7 @@ from hydra.utils import instantiate
 
 from denoiselab.cli import build, checks
 from denoiselab.cli.entry import CONF, composed
+from denoiselab.data import Composition
 from denoiselab.errors import ConfigError, IncompatibleError
 
 NEEDS = [("segmentation", "segmentation"), ("layout", "boxes"), ("layout_channels", "boxes")]
@@ -23,6 +24,15 @@ def test_any_other_data_without_them_are_refused_when_the_parts_are_built(option
     cfg = composed("train", [f"conditioning={option}", "metrics=none", "likelihood=none"])
     monkeypatch.setattr(build.rules, "check_rules", lambda *_: None)  # they know this data set, but not each
     with pytest.raises(IncompatibleError, match=f"needs {key}, and data=digits has none; take data=composition"):
+        build.parts(cfg)
+
+
+@pytest.mark.parametrize(("option", "key"), NEEDS)
+def test_images_that_are_mirrored_without_what_is_told_of_them_are_refused(option, key, monkeypatch):
+    monkeypatch.setattr(Composition, "flip", True)
+    words = ["data=composition", "data.train=4", "data.test=4", f"conditioning={option}"]
+    cfg = composed("train", [*words, "metrics=none", "likelihood=none"])
+    with pytest.raises(IncompatibleError, match=f"their {key} would stay as they are; take data.flip=false"):
         build.parts(cfg)
 
 

@@ -89,6 +89,26 @@ def test_the_nearest_code_is_that_of_the_smallest_distance_and_codes_stay_themse
     assert torch.equal(codec.nearest(codec.looked_up(numbers)), numbers)
 
 
+def test_the_nearest_code_is_the_same_whatever_the_precision_of_the_networks():
+    codec = small(VQ, codes=50)
+    codec.codebook.data += 3  # half precision tells codes apart by a hundredth of what they have in common
+    latents = 3 + 0.2 * torch.randn(4, 3, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        numbers = codec.nearest(latents)
+    assert torch.equal(numbers, codec.nearest(latents))
+
+
+def test_the_kl_of_a_posterior_near_the_prior_is_not_lost_in_half_precision():
+    codec, x = small(), images(50)
+    torch.nn.init.normal_(codec.encoder[-1].weight, std=3e-3)
+    torch.nn.init.zeros_(codec.encoder[-1].bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, log_variance = codec.posterior(x)
+        found = kl(mean, log_variance)
+    assert mean.std() < 0.1
+    torch.testing.assert_close(found, kl(mean.float(), log_variance.float()), rtol=1e-4, atol=0)
+
+
 def test_a_codebooks_prior_is_even_over_the_codes():
     codec = small(VQ, codes=10)
     counts = codec.nearest(codec.prior(torch.randn(10, 3, 100, 100))).flatten().bincount(minlength=10)

@@ -136,6 +136,13 @@ def test_places_a_pixel_apart_are_told_apart_at_a_hundred_pixels():
     assert apart.min() > 0.3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_tokens_are_told_in_every_precision(dtype):
+    conditioner, batch = layout(), asked((3, 1, 2, 9, 11), (0, 12, 0, 16, 7))
+    full = conditioner(batch).tokens
+    torch.testing.assert_close(conditioner.to(dtype)(batch).tokens, full.to(dtype), rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize("backbone", [UNet, DiT])
 def test_the_order_of_the_boxes_says_nothing_to_a_network(backbone):
     conditioner, batch = layout(), scenes()

@@ -16,21 +16,23 @@ from denoiselab.conditioning.cond import Cond
 class TimeEmbedding(nn.Module):
     """t: (B,) in [0, 1] and Cond.vector: (B, cond_dim) -> (B, dim), through an MLP.
 
-    The sines see 1000 t: of t itself, with the usual periods up to 10,000, they cannot tell 0.25 from 0.75.
+    The sines see 1000 t: of t itself, with the usual periods up to 10,000, they cannot tell 0.25 from 0.75. Their
+    arguments are float32 whatever precision the weights have: in half precision they would be off by radians.
     """
 
     def __init__(self, dim: int, cond_dim: int, frequencies: int = 64) -> None:
         super().__init__()
-        periods = torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies)
-        self.periods: Tensor
-        self.register_buffer("periods", periods, persistent=False)
+        self.frequencies = frequencies
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.cond = nn.Linear(cond_dim, dim) if cond_dim else None
 
     def forward(self, t: Tensor, cond: Cond) -> Tensor:
-        angles = (1000 * t.to(self.periods.device, torch.float32))[:, None] * self.periods.float()
+        weight = next(self.mlp.parameters())
+        places = torch.arange(self.frequencies, device=weight.device, dtype=torch.float32)
+        periods = torch.exp(-math.log(10_000) * places / self.frequencies)
+        angles = (1000 * t.to(weight.device, torch.float32))[:, None] * periods
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-        embedding = self.mlp(waves.to(self.periods.dtype))
+        embedding = self.mlp(waves.to(weight.dtype))
         if self.cond is not None and cond.vector is not None:
             embedding = embedding + self.cond(cond.vector)
         return nnf.silu(embedding)

@@ -19,7 +19,8 @@ from denoiselab.system import System
 
 
 class RankSafety(pl.Callback):
-    """Compares the processes' configurations and noise when training starts, and their weights every k steps.
+    """Compares the processes' configurations and noise when training starts, and every k steps their weights, all
+    averages and all buffers, such as the scale of latents or what a time sampler remembers.
 
     Raises RunError on all of them at the same step.
     """
@@ -55,7 +56,8 @@ class RankSafety(pl.Callback):
 
     def compare(self, system: pl.LightningModule) -> None:
         assert isinstance(system, System)
-        every = [*system.parameters(), *system.ema.shadow]
+        averages = [tensor for shadow in system.ema.shadows for tensor in shadow]
+        every = [*system.parameters(), *averages, *system.buffers()]
         sums = distributed.gather(checksum([t for t in every if not isinstance(t, DTensor)]))  # shards are different
         if len(set(sums)) > 1:
             raise _together(
@@ -84,7 +86,7 @@ def checksum(tensors: Sequence[Tensor]) -> int:
             tensor.detach()
             .contiguous()
             .view(-1)
-            .view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+            .view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
         )
         total += (2 * place + 1) * int(bits.to(torch.int64).sum())
     return total % 2**63

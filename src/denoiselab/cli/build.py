@@ -106,7 +106,7 @@ class Parts(NamedTuple):
 def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
     """own: the checkpoint that a run goes on from. Raises ConfigError, and IncompatibleError for a combination without
     meaning."""
-    from denoiselab.cli import frozen  # which reads runs, and these are built here
+    from denoiselab.cli import frozen, guides  # which read runs, and these are built here
 
     rules.check_rules(cfg, rules.CONFIG_RULES)
     frozen.describe(cfg, own)
@@ -126,11 +126,14 @@ def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
         check_likelihood(made)
     trained = autoencoding(cfg, source) if trains_codec(cfg) else objective(cfg, made.denoiser)
     data = frozen.ready(made.codec, cfg, source, own) if isinstance(made.codec, Latents) else source
-    return Parts(source, made, trained, recipe(cfg), data)
+    how = recipe(cfg)
+    guides.check_codec(how, made)
+    return Parts(source, made, trained, how, data)
 
 
 def _check_told(conditioner: Conditioner, source: Source) -> None:
-    """Raises IncompatibleError where the data lack what is told of them, ConfigError where they have more classes."""
+    """Raises IncompatibleError where the data lack what is told of them, or mirror images without it, ConfigError where
+    they have more classes."""
     for part, _ in conditioner.each({}):
         if (known := getattr(part, "num_classes", source.num_classes)) < source.num_classes:
             raise ConfigError(
@@ -141,6 +144,11 @@ def _check_told(conditioner: Conditioner, source: Source) -> None:
     missing = sorted(wanted - set(source.test.__getitems__([0]))) if wanted else []
     if missing:
         raise IncompatibleError(untold(" and ".join(missing), f"data={source.name} has"))
+    if wanted and source.flip:
+        raise IncompatibleError(
+            f"data.flip mirrors images of data={source.name}, and their {' and '.join(sorted(wanted))} would stay as "
+            "they are; take data.flip=false"
+        )
 
 
 def _check_figures(cfg: DictConfig, source: Source) -> None:

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import build, exports, identity, kept, resume, run_options, runs, state, wandb_runs
+from denoiselab.cli import build, exports, guides, identity, kept, resume, run_options, runs, state, wandb_runs
 from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.data.source import Source
@@ -63,6 +63,7 @@ def run(cfg: DictConfig) -> float:
                 figures: dict[str, Any] = {}
                 if evaluation is not None:
                     recipe = build.recipe(cfg, pipeline.image_shape)
+                    guides.check_codec(recipe, pipeline)
                     _draw(pipeline, recipe, data, cfg, folder)
                     figures = work.part(
                         "samples",

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from denoiselab.backbones import Encoder
-from denoiselab.cli import runs
+from denoiselab.cli import frozen, runs
+from denoiselab.codecs import Codec, Latents
 from denoiselab.denoiser import Prediction
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.guidance import AtSameSNR
-from denoiselab.pipeline import Pipeline
+from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.schedules import Schedule
 
 
@@ -64,6 +65,26 @@ def weak_model(run: str | None, checkpoint: str = "last") -> WeakGuide:
             f"run {run} is told more than a class, and autoguidance tells it the class alone; take guidance=cfg"
         )
     return WeakGuide(pipeline)
+
+
+def check_codec(recipe: Recipe, pipeline: Pipeline) -> None:
+    """Raises RunError for a guide that knows other latents: of the same shape, they mean other things."""
+    for guide in vars(recipe.guidance).values():
+        if isinstance(guide, _Guide) and not _same(guide.pipeline.codec, pipeline.codec):
+            raise RunError(
+                "the run that guides was trained in other latents, or in none, than the one that is guided; give one "
+                "of the same codec, codec.run or codec.folder, and of the same data"
+            )
+
+
+def _same(one: Codec, other: Codec) -> bool:
+    if not isinstance(one, Latents) or not isinstance(other, Latents):
+        return type(one) is type(other)
+    weights = [getattr(codec.model, "sha256", None) or frozen.digest(codec.model) for codec in (one, other)]
+    # Measured in batches, on another device or kept in half precision, the scale differs by less.
+    pairs = [(one.scale / other.scale, torch.ones(())), (one.shift / other.scale, other.shift / other.scale)]
+    close = [torch.allclose(a.cpu().float(), b.cpu().float(), rtol=0.01, atol=0.01) for a, b in pairs]
+    return weights[0] == weights[1] and all(close)
 
 
 def _loaded(run: str | None, checkpoint: str, key: str, what: str) -> Pipeline:

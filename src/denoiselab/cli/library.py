@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from denoiselab.cli import build, runs
+from denoiselab.cli import build, guides, runs
 from denoiselab.pipeline import Pipeline, Recipe
 
 
@@ -30,4 +30,6 @@ def load(
     """
     average = {"decay": decay, "sigma_rel": sigma_rel}
     pipeline, config, about = runs.load(str(run), checkpoint, torch.device(device), average)
-    return Model(pipeline, build.recipe(config), about)
+    recipe = build.recipe(config)
+    guides.check_codec(recipe, pipeline)
+    return Model(pipeline, recipe, about)

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.conditioning import Text, Wishes
+from denoiselab.conditioning import ClassLabel, Text, Wishes
 from denoiselab.conditioning.captions import written
 from denoiselab.data.source import Batch
 from denoiselab.errors import ConfigError, RunError
@@ -19,8 +19,7 @@ class Prompts:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.prompts, self.negatives = _texts("prompt", cfg.prompt), _texts("negative", cfg.negative)
-        if self.prompts and cfg.classes is not None:
-            raise ConfigError(f"prompt and classes={list(cfg.classes)} both say what is asked for; leave one out")
+        self.classes = cfg.classes
         if len(self.prompts) > cfg.n:
             n = len(self.prompts)
             raise ConfigError(f"n={cfg.n} is not an image for each of {n} prompts; take n={n} or more")
@@ -29,7 +28,10 @@ class Prompts:
             raise ConfigError(f"{told}; give one negative, or one for each prompt")
 
     def check(self, pipeline: Pipeline, run: str | None) -> None:
-        """Raises RunError for a model that is told no texts, ConfigError for a text that it cannot read."""
+        """Raises RunError for a model that is told no texts, ConfigError for a text that it cannot read.
+
+        A model that is told a class beside its text is asked for both, so that they say the same; others for one.
+        """
         for key, texts in (("prompt", self.prompts), ("negative", self.negatives)):
             if texts and not _readers(pipeline):
                 raise RunError(
@@ -38,6 +40,12 @@ class Prompts:
                 )
             for reader in _readers(pipeline) if texts else ():
                 reader.encoder.encode(texts)
+        if self.prompts and self.classes is None and _classed(pipeline):
+            raise ConfigError(
+                f"run={run} is told a class beside its text, and prompt says none; give it too, as in classes=[7]"
+            )
+        if self.prompts and self.classes is not None and not _classed(pipeline):
+            raise ConfigError(f"prompt and classes={list(self.classes)} both say what is asked for; leave one out")
 
     def asked(self, wishes: Wishes) -> Wish:
         return _Telling(wishes, self.prompts) if self.prompts else wishes
@@ -56,7 +64,7 @@ class Prompts:
     def facts(self, pipeline: Pipeline, batches: Sequence[Generated]) -> dict[str, Any]:
         """What each sample was asked for: its class, its text, or both; and what guidance led away from."""
         said: dict[str, Any] = {}
-        if not self.prompts:
+        if not self.prompts or _classed(pipeline):
             said["labels"] = [label for batch in batches for label in batch.labels.tolist()]
         if _readers(pipeline):
             told = [pair for batch in batches for pair in pipeline.conditioner.each(batch.asked)]
@@ -76,6 +84,10 @@ class _Telling:
 
 def _readers(pipeline: Pipeline) -> list[Text]:
     return [part for part, _ in pipeline.conditioner.each({}) if isinstance(part, Text)]
+
+
+def _classed(pipeline: Pipeline) -> bool:
+    return any(isinstance(part, ClassLabel) for part, _ in pipeline.conditioner.each({}))
 
 
 def _texts(key: str, given: Any) -> list[str]:

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from denoiselab.cli import build, runs
+from denoiselab.cli import build, guides, runs
 from denoiselab.cli.inversions import invert_images
 from denoiselab.cli.prompts import Prompts
 from denoiselab.conditioning import Wishes
@@ -29,6 +29,7 @@ def run(cfg: DictConfig) -> None:
     build.check_again(trained, cfg)
     prompts.check(pipeline, cfg.run)
     recipe = build.recipe(cfg, pipeline.image_shape)
+    guides.check_codec(recipe, pipeline)
     if cfg.invert:
         figures = invert_images(pipeline, recipe, instantiate(trained.data), cfg.n, cfg.batch_size, folder)
         facts = {**about["origin"], "n": cfg.n, **figures, **recipe.words, "code": runs.code_version()}

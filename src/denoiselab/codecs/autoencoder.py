@@ -68,6 +68,10 @@ class Autoencoder(Unscaled, ABC):
     def told(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Figures of what the latents are like."""
 
+    def decoded(self, latents: Tensor) -> Tensor:
+        """What the decoder makes of latents as they are, in their dtype."""
+        return self.decoder(latents.to(self.last_layer.dtype)).to(latents.dtype)
+
     @property
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
@@ -105,15 +109,16 @@ class KL(Autoencoder):
         super().__init__(image_shape, downsample, latent_channels, channels, blocks, outputs=2)
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log s^2), each (B, C, h, w)."""
-        mean, log_variance = self.encoder(images.to(self.last_layer.dtype)).chunk(2, dim=1)
+        """(mu, log s^2), each (B, C, h, w), in the dtype of the images: in half precision the KL of a posterior near
+        its prior is lost in rounding."""
+        mean, log_variance = self.encoder(images.to(self.last_layer.dtype)).to(images.dtype).chunk(2, dim=1)
         return mean, log_variance.clamp(-30, 20)  # exp of it is a float32
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.posterior(images)[0].to(images.dtype)
+        return self.posterior(images)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.decoder(latents.to(self.last_layer.dtype)).to(latents.dtype)
+        return self.decoded(latents)
 
     def coded(self, images: Tensor, eps: Tensor) -> Coded:
         """The cost "kl" is in nats a value of the image."""
@@ -158,22 +163,22 @@ class VQ(Autoencoder, HasPrior):
         return self.encoder(images.to(self.codebook.dtype)).to(images.dtype)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """The number of the nearest code at each place: int64 (B, h, w)."""
-        rows = latents.detach().movedim(1, -1)
-        return (self.codebook.detach().square().sum(1) - 2 * rows @ self.codebook.detach().T).argmin(-1)
+        """The number of the nearest code at each place: int64 (B, h, w). Half precision cannot tell distances apart."""
+        rows, codes = latents.detach().movedim(1, -1), self.codebook.detach().to(latents.dtype)
+        with torch.autocast(latents.device.type, enabled=False):
+            return (codes.square().sum(1) - 2 * rows @ codes.T).argmin(-1)
 
     def looked_up(self, numbers: Tensor) -> Tensor:
         """int64 (B, h, w) -> (B, C, h, w)."""
         return nnf.embedding(numbers, self.codebook).movedim(-1, 1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        latents_here = latents.to(self.codebook.dtype)
-        return self.decoder(self.looked_up(self.nearest(latents_here))).to(latents.dtype)
+        return self.decoded(self.looked_up(self.nearest(latents)).to(latents.dtype))
 
     def coded(self, images: Tensor, eps: Tensor) -> Coded:
         """The costs "codebook" and "commitment" are means over the latents."""
         latents = self.encode(images)
-        codes = self.looked_up(self.nearest(latents))
+        codes = self.looked_up(self.nearest(latents)).to(latents.dtype)
         costs = {
             "codebook": (codes - latents.detach()).square().flatten(1).mean(1),
             "commitment": (latents - codes.detach()).square().flatten(1).mean(1),

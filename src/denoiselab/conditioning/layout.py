@@ -98,8 +98,10 @@ class Layout(Plain, Boxes):
     def forward(self, batch: Batch) -> Cond:
         classes, corners, there = self.told(batch)
         _, height, width = self.image_shape
-        places = corners / corners.new_tensor([width, height, width, height])
-        told = self.mlp(torch.cat([self.embedding(classes), fourier(places.to(self.nothing.dtype))], -1))
+        # In float32 whatever precision the weights have: 32 pi p tells pixels apart.
+        places = corners.float() / torch.tensor([width, height, width, height], device=corners.device).float()
+        named = self.embedding(classes)
+        told = self.mlp(torch.cat([named, fourier(places).to(named.dtype)], -1))
         tokens = torch.cat([self.nothing.expand(len(told), 1, -1), told], 1)
         return Cond(tokens=tokens, mask=nnf.pad(there, (1, 0), value=True), label=batch["label"])
 
@@ -143,7 +145,8 @@ def _inward(corners: Tensor) -> Tensor:
 
 def fourier(places: Tensor) -> Tensor:
     """Numbers in [0, 1], (..., n) -> (..., n 2 frequencies)."""
-    angles = places[..., None] * math.pi * 2.0 ** torch.arange(_FREQUENCIES, device=places.device)
+    powers = 2.0 ** torch.arange(_FREQUENCIES, device=places.device, dtype=places.dtype)
+    angles = places[..., None] * math.pi * powers
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
 
 

@@ -35,7 +35,8 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        """In the dtype of the images."""
+        return self.layers(images.to(next(self.parameters()).dtype)).to(images.dtype)
 
 
 class Adversarial(nn.Module):
@@ -88,5 +89,6 @@ def _balance(others: Tensor, generator: Tensor, last_layer: Tensor) -> float:
     """The ratio of the two gradients' norms, of the global batch; at most 10^4."""
     ranks = distributed.world_size()
     pair = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (others, generator)]
+    pair = [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for gradient in pair]
     norms = [(distributed.all_sum(gradient) / ranks).norm() for gradient in pair]
     return float((norms[0] / (norms[1] + 1e-4)).clamp(max=1e4))

@@ -41,7 +41,7 @@ class Autoencoding(nn.Module):
     def own(self, codec: Autoencoder, images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(x_hat, the loss but for its adversarial part: (B,), the error of the reconstruction: (B,))."""
         coded: Coded = codec.coded(images, eps)
-        made = codec.decoder(coded.latents)
+        made = codec.decoded(coded.latents)
         error = self.norm(made - images, torch.ones(len(images), dtype=torch.float64)).flatten(1).mean(1)
         loss = error + sum(self.weights[name] * cost for name, cost in coded.costs.items())
         if self.seen is not None:

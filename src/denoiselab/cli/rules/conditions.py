@@ -32,7 +32,7 @@ PAIRS = (
         "invert=true goes to noise and back from whole images, and inpainting has a part of one; take inpainting=none",
     ),
     Rule(
-        lambda cfg: bool(cfg.get("inpainting")) and is_a(cfg.get("conditioning"), "Inpainting"),
+        lambda cfg: bool(cfg.get("inpainting")) and any(is_a(part, "Inpainting") for part in conditions(cfg)),
         "inpainting is for models that were not trained to inpaint, and conditioning=inpainting has masks of its own; "
         "take inpainting=none",
     ),
