@@ -39,7 +39,14 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
         ("guidance=cfg_each", ["one number for each", "conditioning=several", "guidance=cfg"]),
         ("guidance=cfg_each guidance.scales=[a]", ["guidance.scales=['a']", "a number"]),
         ("conditioning=several guidance=cfg_each guidance.scales=[1,2,3]", ["guidance.scales", "one number for each"]),
-        ("conditioning=several conditioning.second.drop=0", ["conditioning.drop=0", "unconditional"]),
+        (
+            "conditioning=several conditioning.drop=0 conditioning.second.drop=0",
+            ["conditioning.drop=0", "unconditional"],
+        ),
+        (
+            "conditioning=several conditioning.second.drop=0 guidance=cfg_each guidance.scales=[3,1]",
+            ["conditioning.drop=0", "unconditional"],
+        ),
         ("sampler=null", ["sampler=None", "ddim, ddpm"]),
         ("backbone.attention=foo", ["backbone.attention=foo", "list"]),
         ("backbone.multipliers=[1,0]", ["backbone.multipliers=[1, 0]", "at least 1"]),
@@ -139,6 +146,7 @@ def test_a_slip_is_told_in_one_line(words, told):
         "schedule=cosine sampler=ddim",
         "schedule=flow parameterization=eps schedule.log_snr_min=-15",
         "guidance=cfg guidance.scale=1 conditioning=none",
+        "conditioning=several conditioning.first.drop=0 conditioning.second.drop=0",
         "schedule=linear schedule.T=null",
         "trainer.gradient_clip_val=null callbacks.samples.every=null",
         "trainer.devices=[0,1]",

@@ -12,6 +12,13 @@ def _plain(cfg: DictConfig) -> bool:
     return is_a(cfg.get("data"), "Digits", "FashionMNIST", "ImageFolder")
 
 
+def _untrained(cfg: DictConfig) -> bool:
+    """Whether guidance asks what no sample is trained on: no condition or, a scale for each, the first few alone."""
+    never = any(at(part, "drop") == 0 for part in conditions(cfg))
+    together = is_a(cfg.get("conditioning"), "Several") and is_a(cfg.get("guidance"), "ClassifierFree")
+    return never and not (together and at(cfg.get("conditioning"), "drop"))
+
+
 def untold(key: str, have: str) -> str:
     return f"this conditioning needs {key}, and {have} none; take data=composition, or conditioning=class"
 
@@ -62,7 +69,7 @@ PAIRS = (
         "conditioning=several, which has parts, and one number for each, or guidance=cfg",
     ),
     Rule(
-        lambda cfg: guides(cfg) and any(at(part, "drop") == 0 for part in conditions(cfg)),
+        lambda cfg: guides(cfg) and _untrained(cfg),
         "guidance=cfg needs the unconditional model, which conditioning.drop=0 never trains; "
         "take conditioning.drop=0.1 or guidance=none",
     ),
