@@ -87,6 +87,8 @@ def test_fid_of_the_training_set_falls_to_that_of_real_images_with_more_steps(mo
         ("sample", ["analytic=gaussian", "guidance=cfg"], "take guidance=none, or analytic=mixture or empirical"),
         ("sample", ["analytic=gaussian", "classes=[3]"], "of which there are none"),
         ("sample", ["analytic=mixture", "classes=[10]"], "which are the numbers 0 to 9"),
+        ("sample", ["analytic=mixture", "classes=7"], "classes=7 is not a list"),
+        ("sample", ["analytic=mixture", "classes=seven"], "classes=seven is not a list"),
         ("evaluate", ["analytic=empirical", "data=fashion_mnist"], "data.root must be given"),
     ],
 )

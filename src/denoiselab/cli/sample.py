@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from denoiselab.cli import build, guides, runs
@@ -99,8 +99,12 @@ def _write_points(points: Tensor, labels: Tensor | None, source: Points, folder:
 
 def _classes(cfg: DictConfig, num_classes: int) -> list[int]:
     """The wanted classes, which are asked for round and round."""
-    wanted = list(range(max(1, num_classes))) if cfg.classes is None else list(cfg.classes)
+    if cfg.classes is None:
+        return list(range(max(1, num_classes)))
+    wanted = list(cfg.classes) if OmegaConf.is_list(cfg.classes) else cfg.classes
+    known = f"which are the numbers 0 to {num_classes - 1}" if num_classes else "of which there are none"
+    if not isinstance(wanted, list):
+        raise ConfigError(f"classes={wanted} is not a list of this model's classes, {known}; write classes=[...]")
     if not wanted or not all(type(c) is int and 0 <= c < max(1, num_classes) for c in wanted):
-        known = f"which are the numbers 0 to {num_classes - 1}" if num_classes else "of which there are none"
         raise ConfigError(f"classes={wanted} is not a list of this model's classes, {known}")
     return wanted
