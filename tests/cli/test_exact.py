@@ -84,6 +84,13 @@ def test_fid_of_the_training_set_falls_to_that_of_real_images_with_more_steps(mo
         ("evaluate", ["run={run}", "analytic=mixture"], "run and analytic are two denoisers"),
         ("sample", ["run={run}", "schedule=flow"], "schedule=flow cannot be chosen with run="),
         ("evaluate", ["run={run}", "data.size=3"], "data.size=3 cannot be chosen with run="),
+        ("sample", ["run={run}", "conditioning=text"], "which was trained with its own; leave it out"),
+        ("sample", ["run={run}", "conditioning.mask=half"], "which was trained with its own; leave it out"),
+        (
+            "sample",
+            ["analytic=empirical", "inpainting=repaint", "sampler.steps=10"],
+            "inpainting.jump=10 and sampler.steps=10",
+        ),
         ("sample", ["analytic=gaussian", "guidance=cfg"], "take guidance=none, or analytic=mixture or empirical"),
         ("sample", ["analytic=gaussian", "classes=[3]"], "of which there are none"),
         ("sample", ["analytic=mixture", "classes=[10]"], "which are the numbers 0 to 9"),

@@ -111,6 +111,9 @@ def test_a_run_goes_on_without_the_codecs_folder_and_ends_as_one_that_never_stop
         away.rename(kl)
     assert said.status == 0, said.err
     assert compared(last(run), last(parted)) is None
+    said = train(f"run={parted}", "resume=true", "trainer.max_steps=6", f"codec.run={run}")
+    assert said.status == 2
+    assert "this would be another one (codec.run: " in said.err
 
 
 def test_training_with_latents_kept_on_disk_is_training_with_latents_encoded_anew(home, kl, run):

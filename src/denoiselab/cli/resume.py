@@ -35,7 +35,6 @@ FREE = (
     "num_workers",
     "cache",
     "data.root",
-    "codec.run",
     "codec.cached",
 )
 SWEEP = "multirun.yaml"  # in a sweep's folder: what it was started with

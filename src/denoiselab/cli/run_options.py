@@ -17,6 +17,8 @@ from denoiselab.errors import ConfigError, RunError
 
 SAMPLING = ("spacing", "sampler", "threshold", "guidance")
 TRAINED = ("schedule", "data")  # these cannot be changed once a network has learned them
+# Nor these, which sampling does not even read.
+LEARNT = ("conditioning", "backbone", "codec", "loss", "norm", "parameterization", "time_sampling", "optimizer")
 MOVED = ("data.root",)  # but the same data may lie in another folder now
 
 
@@ -65,6 +67,8 @@ def register(overrides: list[str], defaults: Callable[[], DictConfig]) -> str:
                 f"{word} cannot be chosen with run={run}, whose network was trained with its own {axis}; "
                 f"take analytic=empirical in place of run to choose the {axis}"
             )
+        if run and axis.partition("@")[0] in LEARNT:
+            raise ConfigError(f"{word} cannot be chosen with run={run}, which was trained with its own; leave it out")
     return OmegaConf.to_yaml({axis: config[axis] for axis in SAMPLING + TRAINED})
 
 

@@ -18,11 +18,11 @@ RULES = (*conditions.RULES, *sampling.RULES, *codecs.RULES, *training.RULES, *ju
 
 
 def advice(cfg: DictConfig) -> list[str]:
-    return [rule.reason for rule in ADVICE if rule.broken(cfg)]
+    return [rule.told(cfg) for rule in ADVICE if rule.broken(cfg)]
 
 
 def check_rules(cfg: DictConfig, rules: tuple[Rule, ...] = RULES) -> None:
     """Raises IncompatibleError for the first rule that is broken."""
     for rule in rules:
         if rule.broken(cfg):
-            raise IncompatibleError(rule.reason)
+            raise IncompatibleError(rule.told(cfg))

@@ -46,6 +46,7 @@ PAIRS = (
     Rule(
         lambda cfg: (at(cfg.get("inpainting"), "jump") or 0) >= (at(cfg.get("sampler"), "steps") or math.inf),
         "inpainting.jump goes back to before the first of the sampler's steps; take a jump below sampler.steps",
+        ("inpainting.jump", "sampler.steps"),
     ),
     Rule(
         lambda cfg: _plain(cfg) and any(is_a(part, "Segmentation") for part in conditions(cfg)),
@@ -65,8 +66,9 @@ PAIRS = (
             is_a(cfg.get("guidance"), "ClassifierFreeEach")
             and ("conditioning" in cfg and len(cfg.guidance.scales) != len(conditions(cfg)))
         ),
-        "guidance=cfg_each has a scale for each part of the condition, and guidance.scales are not as many; take "
-        "conditioning=several, which has parts, and one number for each, or guidance=cfg",
+        "guidance=cfg_each has a scale for each part of the condition, and guidance.scales are not as many; give one "
+        "number for each part, of which conditioning=several has two, or take guidance=cfg",
+        ("guidance.scales",),
     ),
     Rule(
         lambda cfg: guides(cfg) and _untrained(cfg),

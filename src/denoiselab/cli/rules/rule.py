@@ -7,10 +7,15 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class Rule(NamedTuple):
-    """A combination without meaning."""
+    """A combination without meaning; `named` are values that nobody may have written, and that are told with it."""
 
     broken: Callable[[DictConfig], bool]
     reason: str
+    named: tuple[str, ...] = ()
+
+    def told(self, cfg: DictConfig) -> str:
+        values = [f"{key}={OmegaConf.select(cfg, key)}" for key in self.named]
+        return f"{self.reason} (here {' and '.join(values)})" if values else self.reason
 
 
 def is_a(part: DictConfig | None, *names: str) -> bool:
