@@ -22,14 +22,14 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int, cond_dim: int, frequencies: int = 64) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        # Numbers, which no change of precision reaches and a compiler takes as they are.
+        self.periods = torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies).tolist()
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.cond = nn.Linear(cond_dim, dim) if cond_dim else None
 
     def forward(self, t: Tensor, cond: Cond) -> Tensor:
         weight = next(self.mlp.parameters())
-        places = torch.arange(self.frequencies, device=weight.device, dtype=torch.float32)
-        periods = torch.exp(-math.log(10_000) * places / self.frequencies)
+        periods = torch.tensor(self.periods, device=weight.device, dtype=torch.float32)
         angles = (1000 * t.to(weight.device, torch.float32))[:, None] * periods
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         embedding = self.mlp(waves.to(weight.dtype))
