@@ -52,6 +52,12 @@ def test_of_images_those_of_the_chosen_classes_are_taken():
         Wishes(Seeing(), 3, test, classes=[7])
 
 
+def test_it_is_said_what_of_the_images_a_model_gets_to_see():
+    assert Wishes(ClassLabel(3), 3, Specks().test).given == []
+    assert Wishes(ClassLabel(3), 3, Specks().test, of_images=True).given == ["image"]
+    assert Wishes(Seeing(), 3, Specks().test).given == list(Seeing.sees)
+
+
 def test_what_is_chosen_at_random_follows_from_the_samples_number_alone():
     test = Specks().test
     asked, one = Wishes(Seeing(), 3, test)([3, 8, 30]), Wishes(Seeing(), 3, test)([8])

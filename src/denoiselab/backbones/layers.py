@@ -5,6 +5,8 @@ keys that a mask leaves out have weight exactly 0.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +24,26 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int, cond_dim: int, frequencies: int = 64) -> None:
         super().__init__()
-        # Numbers, which no change of precision reaches and a compiler takes as they are.
-        self.periods = torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies).tolist()
+        self.frequencies = frequencies
+        self.periods: Tensor
+        self.register_buffer("periods", self._periods(), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.cond = nn.Linear(cond_dim, dim) if cond_dim else None
 
+    def _periods(self) -> Tensor:
+        places = torch.arange(self.frequencies, dtype=torch.float32)
+        return torch.exp(-math.log(10_000) * places / self.frequencies)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "TimeEmbedding":
+        """Where a module is moved and cast: the periods come along, in float32."""
+        super()._apply(fn, recurse)
+        self.periods = self._periods().to(self.periods.device)
+        return self
+
     def forward(self, t: Tensor, cond: Cond) -> Tensor:
-        weight = next(self.mlp.parameters())
-        periods = torch.tensor(self.periods, device=weight.device, dtype=torch.float32)
-        angles = (1000 * t.to(weight.device, torch.float32))[:, None] * periods
+        angles = (1000 * t.to(self.periods.device, torch.float32))[:, None] * self.periods
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-        embedding = self.mlp(waves.to(weight.dtype))
+        embedding = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         if self.cond is not None and cond.vector is not None:
             embedding = embedding + self.cond(cond.vector)
         return nnf.silu(embedding)

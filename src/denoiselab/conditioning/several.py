@@ -14,8 +14,8 @@ class Several(Conditioner):
 
     Each part is dropped with its own chance, independently of the others, so that guidance finds every part trained
     without those after it; and all together with the chance `drop`, as what guidance begins with is the answer to
-    nothing at all (Brooks 2023, §3.2.1). Raises IncompatibleError for tokens of different
-    widths, and for a part that tells nothing or is of several parts itself.
+    nothing at all (Brooks 2023, §3.2.1). Raises IncompatibleError for tokens of different widths, and for a part that
+    tells nothing or is of several parts itself.
     """
 
     def __init__(self, drop: float = 0.05, **parts: Conditioner) -> None:

@@ -1,7 +1,7 @@
 """Combinations of options without a meaning, and advice on some that have one, told without torch.
 
-A rule only says early what the parts themselves refuse when they are built; CONFIG_RULES are between parts that do not
-see each other, so build.parts refuses by them too.
+A module a subject. Its RULES only say early what the parts themselves refuse when they are built; its PAIRS are between
+parts that do not see each other, so build.parts refuses by them, CONFIG_RULES, too.
 """
 
 from omegaconf import DictConfig
