@@ -19,7 +19,7 @@ lint: setup
 	$(BIN)/mypy
 
 benchmarks: setup
-	$(BIN)/python -m denoiselab.cli.benchmarks
+	$(BIN)/python -m denoiselab.tools.benchmarks
 
 setup: .venv/installed
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # Lightning takes seconds to import, and processes that do wi
     from omegaconf import DictConfig
     from pytorch_lightning import Callback, Trainer
 
-    from denoiselab.system import DiffusionSystem
+    from denoiselab.training.system import DiffusionSystem
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -133,8 +133,8 @@ def tiny_system(pipeline: Pipeline | None = None, seed: int = 0, **changes: Any)
     from denoiselab.ema import EMA
     from denoiselab.objectives import WeightedMSE
     from denoiselab.optimizers import adamw
-    from denoiselab.system import DiffusionSystem
     from denoiselab.time_sampling import Uniform
+    from denoiselab.training.system import DiffusionSystem
     from denoiselab.weightings import Simple
 
     parts: dict[str, Any] = {
@@ -170,8 +170,8 @@ def fit(
 
 
 def tiny_trainer(folder: Path, **changes: Any) -> "Trainer":
-    from denoiselab.checkpoint_io import WholeFiles
-    from denoiselab.trainer import trainer
+    from denoiselab.training.checkpoint_io import WholeFiles
+    from denoiselab.training.trainer import trainer
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # else a line on each trainer made
     options: dict[str, Any] = {

@@ -8,7 +8,6 @@ import torch
 
 from conftest import Projection, Specks, fit, tiny_trainer, two_ranks, weights
 from denoiselab import schedules
-from denoiselab.callbacks import Checkpoint, RankSafety, Reconstructions, SampleGrid
 from denoiselab.codecs import KL, VQ, StandardNormal
 from denoiselab.conditioning import Unconditional
 from denoiselab.data import ImageDataModule
@@ -26,7 +25,8 @@ from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.randomness import SampleNoise
 from denoiselab.samplers import Prior
 from denoiselab.spacings import Trailing
-from denoiselab.system import AutoencoderSystem
+from denoiselab.training.callbacks import Checkpoint, RankSafety, Reconstructions, SampleGrid
+from denoiselab.training.system import AutoencoderSystem
 
 SHAPE = Specks.shape
 RECIPE = Recipe(Prior(1, Trailing()), ClassifierFree(1.0), None, {"sampler": "Prior"})

@@ -256,7 +256,7 @@ def a_training_rank(rank: int, folder: Path) -> None:
     """A rank of Lightning's own DDP: four steps with pictures and figures, then validation."""
     import pytorch_lightning as pl
 
-    from denoiselab.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
+    from denoiselab.training.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
 
     class Seen(pl.Callback):
         def __init__(self) -> None:
@@ -313,7 +313,7 @@ def a_training_rank(rank: int, folder: Path) -> None:
 
 def by_log_snr() -> list[tuple[float, ...]]:
     """The errors of an untrained U-Net."""
-    from denoiselab.callbacks import LossByLogSNR
+    from denoiselab.training.callbacks import LossByLogSNR
 
     system = tiny_system(tiny_pipeline(unet=True))
     return [astuple(row) for row in LossByLogSNR(batch_size=BATCH).measured(system, Specks())]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, two_ranks, weights
-from denoiselab.cli import ranks
 from denoiselab.cli.entry import composed
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.ema import EMA
 from denoiselab.metrics import Evaluation
+from denoiselab.training import processes as ranks
 
 BATCH, PATIENCE = 2, 200  # images at once, so that the ranks call the network different numbers of times; seconds
 STRATEGIES = ("fsdp", "ddp")
@@ -40,8 +40,8 @@ def trained(
     **options,
 ):
     """(system, trainer) after so many steps, those of the checkpoint `before` included."""
-    from denoiselab.callbacks import Checkpoint, DenoisingStrip, Evaluate, RankSafety, SampleGrid, Snapshots
     from denoiselab.data import ImageDataModule
+    from denoiselab.training.callbacks import Checkpoint, DenoisingStrip, Evaluate, RankSafety, SampleGrid, Snapshots
 
     callbacks: list[Any] = [Checkpoint(every_n_train_steps=2)]
     if beside:

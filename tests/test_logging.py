@@ -20,7 +20,8 @@ from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
 from conftest import composed
-from denoiselab.cli import build, train
+from denoiselab.assembly import parts as build
+from denoiselab.cli import train
 from denoiselab.errors import ConfigError
 
 SEEDS = (3, 4)
@@ -341,7 +342,7 @@ def test_a_run_that_fails_is_a_failed_run_in_wandb_and_the_next_one_is_not(pictu
 
     words = f"{TINY} metrics=none trainer.max_steps=1 data.root={pictures}"
     with monkeypatch.context() as patch, pytest.raises(ArithmeticError):
-        patch.setattr("denoiselab.callbacks.SampleGrid.work", fails)
+        patch.setattr("denoiselab.training.callbacks.SampleGrid.work", fails)
         train.run(composed(words, tmp_path / "failed"))
     train.run(composed(words, tmp_path / "next"))
     assert exit_code(tmp_path / "next") == 0

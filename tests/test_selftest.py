@@ -1,4 +1,4 @@
-"""python -m denoiselab.selftest finds the first bit that differs, and says so where there is none."""
+"""python -m denoiselab.tools.selftest finds the first bit that differs, and says so where there is none."""
 
 import signal
 import tempfile
@@ -6,8 +6,8 @@ import tempfile
 import pytest
 import torch
 
-from denoiselab import selftest
-from denoiselab.selftest import compared, compared_logs, figures, leaves
+from denoiselab.tools import selftest
+from denoiselab.tools.selftest import compared, compared_logs, figures, leaves
 
 SMALL = """
     data=digits batch_size=32 backbone=mlp backbone.width=16 backbone.depth=1 trainer=cpu optimizer.decay=constant
@@ -137,7 +137,7 @@ def test_it_is_shown_after_a_real_sigterm_too(here, capsys):
 @pytest.mark.slow
 def test_what_is_not_saved_with_a_run_is_found_out(here, capsys, monkeypatch):
     """Noise that depends on how many steps this process has done, which one that goes on does not know."""
-    from denoiselab.system import DiffusionSystem
+    from denoiselab.training.system import DiffusionSystem
 
     real, steps = DiffusionSystem.training_step, [0]
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from conftest import Projection, Specks, composed, fit, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, weights
-from denoiselab.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
-from denoiselab.cli import build, runs
-from denoiselab.cli.fit import make_system
+from denoiselab.assembly import parts as build
 from denoiselab.data import BatchStream, ImageDataModule
 from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
@@ -19,10 +17,13 @@ from denoiselab.metrics import Evaluation
 from denoiselab.objectives import Objective, WeightedMSE
 from denoiselab.optimizers import adamw, rate
 from denoiselab.randomness import SampleNoise, generator
+from denoiselab.runs import load as runs
 from denoiselab.samplers import DDPM
 from denoiselab.spacings import Trailing
-from denoiselab.system import DiffusionSystem
 from denoiselab.time_sampling import Uniform
+from denoiselab.training.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
+from denoiselab.training.fit import make_system
+from denoiselab.training.system import DiffusionSystem
 from denoiselab.weightings import MinSNR, Simple
 
 

@@ -13,7 +13,7 @@ from denoiselab.backbones import MLP, DiT, Encoder, JiT, ReLUMLP, UNet
 from denoiselab.backbones.layers import blocks
 from denoiselab.conditioning import Cond
 from denoiselab.errors import ConfigError
-from denoiselab.trainer import Speed
+from denoiselab.training.trainer import Speed
 
 
 def trained(folder, dropout=0.0, **options):

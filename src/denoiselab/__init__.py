@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denoiselab.cli.library import load
     from denoiselab.codecs import Codec
     from denoiselab.conditioning import Cond, Conditioner
     from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
     from denoiselab.guidance import Guidance
     from denoiselab.objectives import Objective
     from denoiselab.parameterizations import Parameterization
+    from denoiselab.runs.library import load
     from denoiselab.samplers import Sampler
     from denoiselab.schedules import Level, Schedule
     from denoiselab.spacings import Spacing

@@ -3,6 +3,8 @@
 Each message says what was given, what is allowed and what to try.
 """
 
+from typing import Any
+
 
 class UserError(Exception):
     """A slip of the user, told in one line."""
@@ -20,6 +22,18 @@ class Interrupted(KeyboardInterrupt):
 
 class ConfigError(UserError, ValueError):
     """An unknown key, a wrong type or a senseless value in the configuration."""
+
+
+class InvalidValue(ConfigError):
+    """A parameter's value that is not allowed: InvalidValue("steps", 0, "at least 1")."""
+
+    def __init__(self, name: str, value: Any, allowed: str, hint: str = "") -> None:
+        self.name, self.value, self.allowed, self.hint = name, value, allowed, hint
+        super().__init__(f"{name} must be {allowed} (got {value}){'; ' if hint else ''}{hint}")
+
+    def at(self, path: str) -> "InvalidValue":
+        """The same error for a parameter of the part at this path of the configuration."""
+        return InvalidValue(f"{path}.{self.name}", self.value, self.allowed, self.hint)
 
 
 class IncompatibleError(ConfigError):

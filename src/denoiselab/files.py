@@ -1,9 +1,13 @@
 """Files that are whole or not there, whatever happens while they are written."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from denoiselab.errors import RunError
 
 
 @contextmanager
@@ -21,6 +25,34 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises RunError for a file that holds no JSON object."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{near(path)} is damaged ({short(error)}); remove it") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{near(path)} is damaged: it holds no JSON object; remove it")
+    return values
+
+
+def near(path: Path) -> str:
+    """A path as one would type it here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def short(error: Exception) -> str:
+    """An error of another library in a few words."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def step_of(path: Path) -> int | None:

@@ -15,8 +15,8 @@ from conftest import tiny_system, two_ranks
 from denoiselab.backbones import DiT, JiT, UNet
 from denoiselab.backbones.layers import blocks
 from denoiselab.conditioning import Cond
-from denoiselab.sharding import shard
-from denoiselab.trainer import Speed
+from denoiselab.training.sharding import shard
+from denoiselab.training.trainer import Speed
 
 SHAPE, VECTOR, CONCAT, TOKEN = (3, 8, 4), 5, 2, 7
 HEAR = {

@@ -7,9 +7,9 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from conftest import Specks, fit, tiny_system, weights
-from denoiselab.callbacks import BitsPerDim
 from denoiselab.likelihood import VariationalBound
 from denoiselab.metrics import LikelihoodEvaluation
+from denoiselab.training.callbacks import BitsPerDim
 
 BOUND = VariationalBound(20, 3)
 

@@ -11,12 +11,12 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from conftest import Projection, Specks, fit, tiny_system, tiny_trainer, weights
-from denoiselab.callbacks import BitsPerDim, Checkpoint, Evaluate
 from denoiselab.data import ImageDataModule
 from denoiselab.errors import BrokenRunError
 from denoiselab.likelihood import VariationalBound
 from denoiselab.metrics import Evaluation, LikelihoodEvaluation
-from denoiselab.system import Figure
+from denoiselab.training.callbacks import BitsPerDim, Checkpoint, Evaluate
+from denoiselab.training.system import Figure
 
 
 class Scripted(pl.Callback):

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from conftest import fit, tiny_system, tiny_trainer
-from denoiselab.callbacks import EffectiveWeight
 from denoiselab.objectives import CrossEntropy, VariationalBound, WeightedMSE
 from denoiselab.time_sampling import Uniform
+from denoiselab.training.callbacks import EffectiveWeight
 from denoiselab.weightings import MinSNR
 
 

@@ -9,12 +9,12 @@ from pytorch_lightning.loggers import CSVLogger
 
 from conftest import Projection, Specks, fit, tiny_recipe, tiny_system, tiny_trainer, weights
 from denoiselab import distributed
-from denoiselab.callbacks import Checkpoint, Evaluate
-from denoiselab.callbacks.evaluate import logged_as
 from denoiselab.data import ImageDataModule
 from denoiselab.metrics import Evaluation
 from denoiselab.samplers import DDIM
 from denoiselab.spacings import Trailing
+from denoiselab.training.callbacks import Checkpoint, Evaluate
+from denoiselab.training.callbacks.evaluate import logged_as
 
 BATCH, N = 4, 19
 
@@ -39,7 +39,7 @@ class Clock:
 def clocked(monkeypatch):
     def of(*seconds: float):
         clock = Clock(list(seconds))
-        monkeypatch.setattr("denoiselab.callbacks.evaluate.time", SimpleNamespace(monotonic=clock.monotonic))
+        monkeypatch.setattr("denoiselab.training.callbacks.evaluate.time", SimpleNamespace(monotonic=clock.monotonic))
         return clock, tiny_system(recipe=tiny_recipe(sampler=clock))
 
     return of

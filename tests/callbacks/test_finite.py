@@ -9,14 +9,14 @@ import torch
 from pytorch_lightning.plugins import MixedPrecision
 
 from conftest import Specks, fit, tiny_system, weights
-from denoiselab.callbacks import Checkpoint, Finite
-from denoiselab.callbacks.finite import finite
-from denoiselab.checkpoint_io import WholeFiles
 from denoiselab.data.datamodule import BatchStream
 from denoiselab.data.source import Batch, ImageSet
 from denoiselab.errors import BrokenRunError
 from denoiselab.objectives import WeightedMSE
 from denoiselab.time_sampling import LossSecondMoment
+from denoiselab.training.callbacks import Checkpoint, Finite
+from denoiselab.training.callbacks.finite import finite
+from denoiselab.training.checkpoint_io import WholeFiles
 from denoiselab.weightings import Simple
 
 

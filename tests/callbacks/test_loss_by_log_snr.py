@@ -11,8 +11,6 @@ from torch import nn
 
 from conftest import Specks, fit, tiny_pipeline, tiny_system, tiny_trainer, weights
 from denoiselab import schedules
-from denoiselab.callbacks import LossByLogSNR
-from denoiselab.callbacks.loss_by_log_snr import EDGES, spread
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Unconditional
 from denoiselab.data.source import InMemory, Source
@@ -22,6 +20,8 @@ from denoiselab.parameterizations import Eps, V
 from denoiselab.pipeline import Pipeline
 from denoiselab.schedules import like
 from denoiselab.time_sampling import Discrete, LogitNormal, LogNormal, LossSecondMoment, Uniform
+from denoiselab.training.callbacks import LossByLogSNR
+from denoiselab.training.callbacks.loss_by_log_snr import EDGES, spread
 from denoiselab.weightings import MinSNR, Simple
 
 STD, D, N = 0.7, 64, 600

@@ -13,9 +13,9 @@ from pytorch_lightning.loggers import CSVLogger
 
 from conftest import Projection, Specks, fit, tiny_system
 from denoiselab import progress
-from denoiselab.callbacks import Evaluate, LossCurve, Pace, Progress, loss_curve
 from denoiselab.metrics import Evaluation
 from denoiselab.optimizers import adamw
+from denoiselab.training.callbacks import Evaluate, LossCurve, Pace, Progress, loss_curve
 
 
 class Losses(pl.Callback):

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from cases import SCHEDULES, over
 from conftest import fit, point_pipeline, tiny_recipe, tiny_system
 from denoiselab.analytic import Gaussian
-from denoiselab.callbacks import PointProcess, PointScatter
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.points import Points, mixture, moons, swiss_roll
 from denoiselab.point_pictures import angle, colours, nearest, saturated, times, unit
 from denoiselab.samplers import DDIM
 from denoiselab.schedules import VE
 from denoiselab.spacings import Karras, Leading, Trailing
-from denoiselab.system import DiffusionSystem
+from denoiselab.training.callbacks import PointProcess, PointScatter
+from denoiselab.training.system import DiffusionSystem
 
 
 def trained(source: Points, folder: Path, *callbacks, cond_dim: int = 0, steps: int = 2) -> DiffusionSystem:

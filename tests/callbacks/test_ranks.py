@@ -8,8 +8,8 @@ import torch
 from test_finite import Holes
 
 from conftest import fit, tiny_system, two_ranks, weights
-from denoiselab.callbacks.ranks import checksum
 from denoiselab.errors import UserError
+from denoiselab.training.callbacks.ranks import checksum
 
 CASES = ("config", "noise", "weights", "average", "other average", "buffer", "nan", "nan skipped", "agree")
 
@@ -18,8 +18,8 @@ def a_rank(rank: int, folder: Path) -> None:
     """Trains in each of the cases; what stops it, and the weights after each step, go to a file."""
     import pytorch_lightning as pl
 
-    from denoiselab.callbacks import Checkpoint, Finite, RankSafety
     from denoiselab.ema import EMA
+    from denoiselab.training.callbacks import Checkpoint, Finite, RankSafety
 
     class Perturb(pl.Callback):
         """On rank 1 one bit of one number, after the third step; one that the next average does not round away.

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import fit, tiny_pipeline, tiny_recipe, tiny_system, weights
-from denoiselab.callbacks import DenoisingStrip, SampleGrid
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.source import to_uint8
 from denoiselab.optimizers import adamw
 from denoiselab.samplers import DDIM, DDPM, Heun
 from denoiselab.spacings import LogSNR, Trailing
-from denoiselab.system import DiffusionSystem
+from denoiselab.training.callbacks import DenoisingStrip, SampleGrid
+from denoiselab.training.system import DiffusionSystem
 
 ZOOM, PAD, SIDE = 10, 1, 4  # 4 x 4 images are enlarged tenfold; between them is one pixel of white
 

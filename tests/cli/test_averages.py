@@ -5,10 +5,10 @@ import pytorch_lightning as pl
 import torch
 
 from conftest import fit, tiny_system
-from denoiselab.callbacks import Checkpoint, Snapshots
-from denoiselab.cli import averages
 from denoiselab.ema import EMA, exponent
 from denoiselab.errors import RunError
+from denoiselab.runs import averages
+from denoiselab.training.callbacks import Checkpoint, Snapshots
 
 
 class Trajectory(pl.Callback):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from test_resume import train
 
-from denoiselab.cli import build, runs
+from denoiselab.assembly import parts as build
 from denoiselab.codecs.diffusers import DiffusersVAE, diffusers
 from denoiselab.errors import IncompatibleError, RunError
+from denoiselab.runs import load as runs
 
 pytestmark = pytest.mark.slow  # diffusers takes seconds to import
 QUICK = [

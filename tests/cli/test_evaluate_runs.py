@@ -17,16 +17,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from denoiselab.assembly.parts import plain, recipe
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-from denoiselab.cli import identity, kept, main, named_runs, run_options, runs, state
-from denoiselab.cli.build import plain, recipe
+from denoiselab.cli import main, named_runs, run_options
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.errors import RunError
 from denoiselab.pictures import grid
+from denoiselab.runs import evaluations as kept
+from denoiselab.runs import identity, state
+from denoiselab.runs import load as runs
 from test_logging import records, run_record
 
 TRAINED = """

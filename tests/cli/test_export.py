@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from test_main import ROOT, say
 
 from denoiselab import load
-from denoiselab.cli import exports, runs
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.errors import RunError
+from denoiselab.runs import export as exports
+from denoiselab.runs import load as runs
 
 pytestmark = pytest.mark.slow
 QUICK = """
@@ -148,8 +149,8 @@ SPOILED = {
     "other network": (lambda file: altered(file, sealed=True, image_shape="[3, 8, 8]"), "of another version"),
     "a command": (lambda file: with_target(file, "codec", "os.system"), "wants os.system called"),
     "a training": (
-        lambda file: with_target(file, "schedule", "denoiselab.selftest.train"),
-        "wants denoiselab.selftest",
+        lambda file: with_target(file, "schedule", "denoiselab.tools.selftest.train"),
+        "wants denoiselab.tools.selftest",
     ),
     "an edit": (lambda file: altered(file, step="7"), "does not hold what was exported"),
     "a hidden one": (lambda file: with_target(file, "data", "denoiselab.files.os.system"), "wants denoiselab.files.os"),

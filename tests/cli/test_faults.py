@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from test_main import say
 
-from denoiselab.cli import runs
 from denoiselab.errors import RunError
+from denoiselab.runs import load as runs
 
 SMALL = ["data=digits", "backbone=mlp", "backbone.width=16", "backbone.depth=1", "batch_size=8", "sampler.steps=3"]
 SMALL += ["metrics=none", "likelihood=none", "logger=csv", "trainer=cpu", "trainer.max_steps=6"]

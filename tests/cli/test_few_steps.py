@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from denoiselab.cli.few_steps import Row, as_table, evaluations_of
 from hydra.utils import instantiate
 from PIL import Image
 from test_main import SMALL, say
@@ -11,7 +12,6 @@ from test_main import SMALL, say
 from cases import SAMPLERS, SCHEDULES, over
 from denoiselab.analytic import Gaussian
 from denoiselab.cli.entry import CONF, composed
-from denoiselab.cli.few_steps import Row, as_table, evaluations_of
 from denoiselab.spacings import LogSNR
 
 

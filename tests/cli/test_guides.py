@@ -9,12 +9,15 @@ import torch
 from omegaconf import OmegaConf
 
 from conftest import composed, tiny_pipeline, tiny_recipe
-from denoiselab.cli import build, guides, runs, train
+from denoiselab.assembly import parts as build
+from denoiselab.cli import train
 from denoiselab.cli.entry import composed as plain
 from denoiselab.codecs import KL, Identity, Latents
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.guidance import Autoguidance, Classifier
 from denoiselab.pipeline import Recipe
+from denoiselab.runs import guides
+from denoiselab.runs import load as runs
 
 QUICK = "trainer=cpu logger=csv metrics=none likelihood=none callbacks=classifier batch_size=64"
 

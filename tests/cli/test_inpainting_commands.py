@@ -10,7 +10,7 @@ from PIL import Image
 from test_main import say
 
 from conftest import Projection
-from denoiselab.cli import build
+from denoiselab.assembly import parts as build
 from denoiselab.cli.entry import composed
 from denoiselab.data import Digits
 from denoiselab.data.source import spread

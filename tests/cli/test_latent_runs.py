@@ -9,11 +9,15 @@ from omegaconf import OmegaConf
 from test_resume import train
 
 from conftest import weights
-from denoiselab.cli import build, fit, frozen, guides, runs
+from denoiselab.assembly import parts as build
 from denoiselab.cli.entry import composed
 from denoiselab.codecs import KL, VQ, Latents
 from denoiselab.data.source import to_float
-from denoiselab.selftest import compared
+from denoiselab.runs import codecs as frozen
+from denoiselab.runs import guides
+from denoiselab.runs import load as runs
+from denoiselab.tools.selftest import compared
+from denoiselab.training import fit
 
 QUICK = [
     *["trainer=cpu", "logger=csv", "batch_size=100", "trainer.log_every_n_steps=1", "optimizer.warmup_steps=1"],
@@ -91,7 +95,8 @@ def test_samples_and_an_export_need_the_codecs_folder_no_more(run, gone, tmp_pat
     images = pipeline.sample(recipe, range(4), labels, seed=0).images
     assert images.shape == (4, 1, 8, 8)
 
-    from denoiselab.cli import exports, run_options
+    from denoiselab.cli import run_options
+    from denoiselab.runs import export as exports
 
     about = last(run)["denoiselab"]
     facts = {key: about[key] for key in ("config", "image_shape", "num_classes", "class_names")}

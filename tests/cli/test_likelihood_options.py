@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
 from denoiselab.analytic import gaussian
-from denoiselab.cli import build, main
+from denoiselab.assembly import parts as build
+from denoiselab.cli import main
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.codecs import Codec
 from denoiselab.data import Digits

@@ -161,9 +161,9 @@ def test_the_default_experiment_draws_digits_that_an_independent_classifier_read
     """The judge is a support vector machine on pixels: it shares nothing with the model or with FID's features."""
     from sklearn.svm import SVC
 
-    from denoiselab.cli import runs
     from denoiselab.conditioning.wishes import balanced_labels
     from denoiselab.data import Digits
+    from denoiselab.runs import load as runs
 
     run = tmp_path / "run"
     words = [f"hydra.run.dir={run}", f"cache={tmp_path}", "trainer=cpu"]
@@ -179,7 +179,7 @@ def test_the_default_experiment_draws_digits_that_an_independent_classifier_read
     judge = SVC().fit(pixels[0]["image"].flatten(1), pixels[0]["label"])
     assert judge.score(pixels[1]["image"].flatten(1), pixels[1]["label"]) >= 0.98
     pipeline, cfg, _ = runs.load(str(run), "last", torch.device("cpu"))
-    from denoiselab.cli import build
+    from denoiselab.assembly import parts as build
 
     labels = balanced_labels(range(1000), 10)
     images = torch.cat([b.images for b in pipeline.generate(build.recipe(cfg), range(1000), labels, 1, 250)])

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
-from denoiselab.callbacks import LossByLogSNR
-from denoiselab.cli import build, checks, fit, guides, refusals, rules
+from denoiselab.assembly import parts as build
+from denoiselab.assembly import rules
+from denoiselab.cli import checks
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.conditioning import Wishes
 from denoiselab.conditioning.wishes import numbered
@@ -29,7 +30,11 @@ from denoiselab.guidance import Autoguidance, Classifier, Guidance
 from denoiselab.nested import leaves
 from denoiselab.objectives import CrossEntropy
 from denoiselab.pipeline import Recipe
+from denoiselab.runs import guides
 from denoiselab.samplers.sampler import precise
+from denoiselab.tools import refusals
+from denoiselab.training import fit
+from denoiselab.training.callbacks import LossByLogSNR
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
 MODEL_AXES = (

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from test_main import say
 
-from denoiselab.cli import build, checks, rules
+from denoiselab.assembly import parts as build
+from denoiselab.assembly import rules
+from denoiselab.cli import checks
 from denoiselab.cli.entry import check, composed
 from denoiselab.data import Points
 from denoiselab.data.points import moons

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from test_faults import SMALL, state, step_of, without_announcement
 
 from conftest import REPOSITORY, free_port
-from denoiselab.cli import ranks
 from denoiselab.errors import BrokenRunError, ConfigError, Interrupted, RunError
+from denoiselab.training import processes as ranks
 
 WORDS = [word for word in SMALL if not word.startswith(("trainer=", "trainer.max_steps="))]
 WORDS += ["trainer=ddp_cpu", "trainer.max_steps=100000", "callbacks.checkpoint.every_n_train_steps=20"]

@@ -13,9 +13,11 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from denoiselab.cli import build, main, runs
+from denoiselab.assembly import parts as build
+from denoiselab.cli import main
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.errors import IncompatibleError
+from denoiselab.runs import load as runs
 
 ROOT = CONF.parent
 TINY = ["backbone=dit", "backbone.width=16", "backbone.depth=1", "backbone.heads=2", "conditioning.dim=8"]

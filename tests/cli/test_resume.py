@@ -26,12 +26,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from conftest import fit, tiny_system
-from denoiselab.cli import main, resume, state
+from denoiselab.cli import main, resume
 from denoiselab.cli.entry import CONF
 from denoiselab.errors import ConfigError, RunError
-from denoiselab.selftest import compared, compared_logs, figures
-from denoiselab.selftest import stopped as stopped_from_outside
-from denoiselab.selftest import train as train_outside
+from denoiselab.runs import state
+from denoiselab.tools.selftest import compared, compared_logs, figures
+from denoiselab.tools.selftest import stopped as stopped_from_outside
+from denoiselab.tools.selftest import train as train_outside
 from test_logging import records
 
 # 1437 images are 4.79 batches: steps lie within epochs and across their borders.
@@ -109,9 +110,9 @@ def with_a_log_at_step_1(system, *_) -> bool:
 
 def moments() -> dict[str, tuple[object, str, Callable[..., bool]]]:
     """Where a process is killed: what is about to be called."""
-    from denoiselab.callbacks import Checkpoint, SampleGrid, Snapshots
-    from denoiselab.cli import fit
-    from denoiselab.system import DiffusionSystem
+    from denoiselab.training import fit
+    from denoiselab.training.callbacks import Checkpoint, SampleGrid, Snapshots
+    from denoiselab.training.system import DiffusionSystem
 
     return {
         "before the first checkpoint": (DiffusionSystem, "training_step", with_a_log_at_step_1),
@@ -120,7 +121,7 @@ def moments() -> dict[str, tuple[object, str, Callable[..., bool]]]:
         "before a snapshot": (Snapshots, "work", at_step(6)),
         "in validation": (DiffusionSystem, "validation_step", at_step(6)),
         "before a checkpoint is in its place": (
-            sys.modules["denoiselab.callbacks.checkpoint"],
+            sys.modules["denoiselab.training.callbacks.checkpoint"],
             "_keep",
             lambda path, _: torch.load(f"{path}.new", weights_only=True)["global_step"] == 6,
         ),
@@ -132,7 +133,7 @@ def moments() -> dict[str, tuple[object, str, Callable[..., bool]]]:
 
 def until(moment: str, words: list[str]) -> None:
     """In a process of its own."""
-    import denoiselab.cli.fit  # noqa: F401
+    import denoiselab.training.fit  # noqa: F401
 
     before(*moments()[moment], signal.SIGKILL)
     os._exit(train(*words).status)
@@ -140,7 +141,7 @@ def until(moment: str, words: list[str]) -> None:
 
 def for_a_while(seconds: float, words: list[str]) -> None:
     """In a process of its own: killed so many seconds after its first step has begun."""
-    from denoiselab.system import DiffusionSystem
+    from denoiselab.training.system import DiffusionSystem
 
     timer = threading.Timer(seconds, send, (signal.SIGKILL,))
     real = DiffusionSystem.on_train_start
@@ -151,7 +152,7 @@ def for_a_while(seconds: float, words: list[str]) -> None:
 def ended(work: Callable, *args: object) -> int:
     """The exit status of a forked process, negative for a signal."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "denoiselab.cli.fit", "denoiselab.selftest", "test_resume"])
+    context.set_forkserver_preload(["conftest", "denoiselab.training.fit", "denoiselab.tools.selftest", "test_resume"])
     process = context.Process(target=work, args=args)
     process.start()
     process.join()
@@ -220,7 +221,7 @@ def test_a_run_of_n_steps_that_is_asked_for_n_more_is_one_of_2n(whole, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("learned", LEARNED)
 def test_sigterm_while_sampling_stops_after_that_step_and_the_run_goes_on_exactly(learned, whole, tmp_path):
-    from denoiselab.callbacks import SampleGrid
+    from denoiselab.training.callbacks import SampleGrid
 
     restore = before(SampleGrid, "work", at_step(6), signal.SIGTERM)
     try:
@@ -282,7 +283,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(whole
 @pytest.mark.slow
 def test_no_checkpoint_and_no_figure_is_made_in_the_midst_of_the_first_step_after_going_on(tmp_path):
     """Two batches a step: after the first of them the number of steps is still that of the checkpoint."""
-    from denoiselab.callbacks import Checkpoint
+    from denoiselab.training.callbacks import Checkpoint
 
     saved: list[int] = []
 

@@ -414,7 +414,7 @@ def test_a_combination_that_comes_twice_is_run_once(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_signal_that_comes_when_a_job_has_no_step_left_stops_the_sweep_after_it(tmp_path, capsys, monkeypatch):
-    from denoiselab.callbacks import LossCurve
+    from denoiselab.training.callbacks import LossCurve
 
     monkeypatch.setattr(LossCurve, "on_train_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     sweep = tmp_path / "stopped"

@@ -3,7 +3,8 @@
 import pytest
 from hydra.utils import instantiate
 
-from denoiselab.cli import build, checks
+from denoiselab.assembly import parts as build
+from denoiselab.cli import checks
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.data import Composition
 from denoiselab.errors import ConfigError, IncompatibleError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cli.test_evaluate_runs import say
-from denoiselab.cli import wandb_report
+from denoiselab.tools import wandb_report
 from test_logging import TINY, history, pictures, records, wandb_folders  # noqa: F401
 
 Keys = dict[str, set[str]]  # of a history, a summary and a configuration

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from test_main import say
 
-from denoiselab.cli import build
+from denoiselab.assembly import parts as build
 from denoiselab.cli.entry import check, composed
-from denoiselab.cli.sweep_table import ImageTable
 from denoiselab.data.source import to_float
 from denoiselab.errors import IncompatibleError
 from denoiselab.pictures import side_by_side
+from denoiselab.report.grid import ImageTable
 
 EXPERIMENT = "experiment=x_prediction_vit"
 

@@ -24,7 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conftest import Specks
-from denoiselab.cli import build, checks, rules
+from denoiselab.assembly import parts as build
+from denoiselab.assembly import rules
+from denoiselab.cli import checks
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from conftest import REPOSITORY, Specks, tiny_recipe
-from denoiselab.cli import build
+from denoiselab.assembly import parts as build
 from denoiselab.cli.entry import composed
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Unconditional

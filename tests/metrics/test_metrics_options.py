@@ -4,7 +4,8 @@ import pytest
 from omegaconf import DictConfig
 
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
-from denoiselab.cli import build, checks
+from denoiselab.assembly import parts as build
+from denoiselab.cli import checks
 from denoiselab.cli.entry import CONF, composed
 from denoiselab.cli.limits import LIMITS
 from denoiselab.errors import ConfigError

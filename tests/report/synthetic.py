@@ -49,7 +49,7 @@ def config(choices: dict[str, str], numbers: dict[str, Any]) -> dict[str, Any]:
     }
     made |= {"experiment": None, "seed": 0, "batch_size": 128, "cache": "/somewhere/.cache"}
     made["sampler"]["steps"] = 50
-    made["trainer"] = {"_target_": "denoiselab.trainer.trainer"}
+    made["trainer"] = {"_target_": "denoiselab.training.trainer.trainer"}
     for key, value in numbers.items():
         part, _, name = key.rpartition(".")
         (made[part] if part else made)[name] = value

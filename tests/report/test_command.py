@@ -13,9 +13,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from conftest import REPOSITORY
 from denoiselab.cli import main
-from denoiselab.cli.comparison import told
 from denoiselab.cli.entry import composed
 from denoiselab.report.reading import find
+from denoiselab.report.sweep import told
 
 
 def say(monkeypatch, capsys, program: str, *words: str) -> tuple[int, str, str]:

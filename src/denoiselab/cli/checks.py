@@ -5,22 +5,23 @@ values (limits.py); and rules between parts (rules/).
 """
 
 import difflib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from denoiselab.assembly.configuration import Loader, without_hydra
+from denoiselab.assembly.rules import check_rules
 from denoiselab.cli.limits import FREE, limit_of
-from denoiselab.cli.rules import check_rules
 from denoiselab.errors import ConfigError
 
 _OPTIONAL = ("callbacks.", "metrics.figures.")  # parts that may be null
 
 
-def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], DictConfig]) -> None:
-    """One job's overrides. Raises ConfigError for a key, type or value, IncompatibleError for a combination."""
+def check(loader: Loader, words: list[str]) -> DictConfig:
+    """One job's configuration. Raises ConfigError for a key, type or value, IncompatibleError for a combination."""
     overrides = OverridesParser.create().parse_overrides(words)
     for override in overrides:
         if override.is_delete() and not override.key_or_group.startswith("callbacks."):
@@ -30,9 +31,9 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
             )
         if override.key_or_group == "hydra.run.dir" and not override.value():
             raise ConfigError("hydra.run.dir is empty; give a folder, as in hydra.run.dir=outputs/mine")
-    groups = [o for o in overrides if (conf / o.key_or_group).is_dir()]
+    groups = [o for o in overrides if loader.is_group(o.key_or_group)]
     for override in groups:
-        options = sorted(path.stem for path in (conf / override.key_or_group).glob("*.yaml"))
+        options = loader.options(override.key_or_group)
         value = override.value()
         for option in value if isinstance(value, list) else [value]:
             if option not in (*options, "from_run"):
@@ -40,12 +41,12 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
                     f"{override.key_or_group}={option} is no option; allowed: {', '.join(options)}"
                     f"{_nearest(str(option), options)}"
                 )
-    base = compose([o.input_line or "" for o in groups])
+    base = loader.base(overrides)
     for override in overrides:
         if override not in groups and not override.key_or_group.startswith(("hydra.", "hydra/")):
-            _check_key(override.key_or_group, None if override.is_delete() else override.value(), base, conf)
-    cfg = compose(words)
-    missing = sorted(OmegaConf.missing_keys(cfg) & set(cfg.keys()))
+            _check_key(override.key_or_group, None if override.is_delete() else override.value(), base, loader.groups())
+    cfg = loader.load_configuration(loader.command, words, RunMode.RUN, validate_sweep_overrides=False)
+    missing = sorted(OmegaConf.missing_keys(without_hydra(cfg)) & set(cfg.keys()))
     if missing:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=<a run's folder>")
     for key, value in _leaves(cfg):
@@ -55,6 +56,7 @@ def check_words(words: list[str], conf: Path, compose: Callable[[list[str]], Dic
         if not all(map(limit.allows, value if OmegaConf.is_list(value) else [value])):
             raise ConfigError(f"{key}={shown(value)} makes no sense; allowed: {limit}")
     check_rules(cfg)
+    return cfg
 
 
 def shown(value: Any) -> str:
@@ -62,13 +64,11 @@ def shown(value: Any) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def _check_key(key: str, value: Any, base: DictConfig, conf: Path) -> None:
+def _check_key(key: str, value: Any, base: DictConfig, groups: list[str]) -> None:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
     if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (`in` is false for ???)
-        known = [k for k, _ in _leaves(base) if "_target_" not in k] + [
-            path.name for path in conf.iterdir() if path.is_dir()
-        ]
+        known = [k for k, _ in _leaves(base) if "_target_" not in k] + groups
         raise ConfigError(f"{key} is no key here{_nearest(key, known) or '; --help shows all of them'}")
     default: Any = OmegaConf.select(base, key)
     if value == "" and default is None:

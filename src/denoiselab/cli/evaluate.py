@@ -11,25 +11,33 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import build, exports, guides, identity, kept, resume, run_options, runs, state, wandb_runs
+from denoiselab.assembly.configuration import plain
+from denoiselab.assembly.evaluation import check_with, evaluation, likelihood
+from denoiselab.assembly.make import make
+from denoiselab.assembly.sampling import recipe
+from denoiselab.cli.application import Job
 from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError, Interrupted, RunError
+from denoiselab.files import near, read_json
+from denoiselab.overrides import pairs
 from denoiselab.pictures import TOLD, groups, write_png
 from denoiselab.pipeline import Pipeline, Recipe
 from denoiselab.point_pictures import beside
 from denoiselab.progress import console, idle
+from denoiselab.report import summary
+from denoiselab.runs import evaluations, export, guides, identity, load, state
+from denoiselab.runs.configuration import results_folder
+from denoiselab.training import wandb_runs
 
 if TYPE_CHECKING:
     import wandb
@@ -38,51 +46,50 @@ SHOWN, COLUMNS = 40, 10  # the first samples of the seed
 POINTS = 2000
 
 
-def run(cfg: DictConfig) -> float:
+def run(cfg: DictConfig, job: Job) -> float:
     """Writes metrics.json and pictures beside the run's own files; returns the headline figure."""
     if not cfg.metrics.get("extractor") and not cfg.metrics.get("evaluation") and not cfg.likelihood:
         raise ConfigError("metrics=none likelihood=none leave nothing to find; take metrics=fid or likelihood=bound")
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    pipeline, trained, about = runs.given(cfg)
-    build.check_again(trained, cfg)
+    folder = job.folder
+    pipeline, trained, about = load.requested(cfg)
+    check_with(trained, cfg)
     if cfg.run:
         _tell_if_going_on(Path(cfg.run), about["origin"])
-    data = _data(cfg, trained)
+    data = _data(cfg, trained, job)
     samples = "extractor" in cfg.metrics or "evaluation" in cfg.metrics
-    evaluation = build.evaluation(cfg, data) if samples else None
-    digest = getattr(getattr(evaluation, "extractor", None), "digest", "")
+    judge = evaluation(cfg, data) if samples else None
+    digest = getattr(getattr(judge, "extractor", None), "digest", "")
     own = identity.identity(cfg, trained, pipeline, data, digest, about["origin"])
-    home = Path(run_options.beside(cfg.run, _choices()["analytic"])) / "evaluate"
-    hydra = HydraConfig.get()
-    asked = hydra.mode == RunMode.MULTIRUN or any(str(w).startswith("hydra.run.dir") for w in hydra.overrides.hydra)
-    with _stopping(), kept.evaluating(folder, home, own, cfg.again, copies=asked) as work:
+    home = Path(results_folder(cfg.run, job.choices["analytic"])) / "evaluate"
+    copies = job.sweep is not None or job.folder_given
+    with _stopping(), evaluations.evaluating(folder, home, own, cfg.again, copies) as work:
         if work.gone_on is not None:
-            console.print(f"going on with what {runs.near(work.gone_on)} had begun", highlight=False, soft_wrap=True)
+            console.print(f"going on with what {near(work.gone_on)} had begun", highlight=False, soft_wrap=True)
         if work.finished is None:
-            with _logged(cfg, trained, about, work) as log:
+            with _logged(cfg, trained, about, work, job) as log:
                 figures: dict[str, Any] = {}
-                if evaluation is not None:
-                    recipe = build.recipe(cfg, pipeline.image_shape)
-                    guides.check_codec(recipe, pipeline)
-                    _draw(pipeline, recipe, data, cfg, folder)
+                if judge is not None:
+                    sampled = recipe(cfg, pipeline.image_shape)
+                    guides.check_codec(sampled, pipeline)
+                    _draw(pipeline, sampled, data, cfg, folder)
                     figures = work.part(
                         "samples",
-                        lambda: evaluation(pipeline, recipe, cfg.n, cfg.seed, cfg.batch_size, work.saved),
+                        partial(judge, pipeline, sampled, cfg.n, cfg.seed, cfg.batch_size, work.saved),
                     )
                 if cfg.likelihood:
                     found = work.part("likelihood", lambda: _likelihood(cfg, data, pipeline, folder))
                     seconds = figures.get("seconds", 0.0) + found["likelihood.seconds"]
                     figures = found | figures | {"seconds": round(seconds, 2)}
-                facts = {"code": runs.code_version(), "source": identity.source(), "identity": own}
+                facts = {"code": identity.code_version(), "source": identity.source(), "identity": own}
                 figures = _of_data(data) | figures | about["origin"] | facts
                 work.conclude(figures)
                 _log(log, figures, folder)
         else:
             idle()
-            figures = runs.read_json(work.folder / kept.METRICS)
-            told = f"evaluated before, in {runs.near(work.finished)}; again=true evaluates anew"
+            figures = read_json(work.folder / evaluations.METRICS)
+            told = f"evaluated before, in {near(work.finished)}; again=true evaluates anew"
             console.print(told, highlight=False, soft_wrap=True)
-        runs.conclude("", figures, work.made)
+        summary.conclude("", figures, work.made)
     if work.folder != folder.resolve():
         shutil.rmtree(folder)  # Hydra's, in which there is nothing but the words
     return figures[figures["headline"]]
@@ -90,7 +97,7 @@ def run(cfg: DictConfig) -> float:
 
 def _tell_if_going_on(folder: Path, origin: Mapping[str, Any]) -> None:
     """A run may be evaluated while it trains; its checkpoint is what counts."""
-    if exports.is_export(folder):
+    if export.is_export(folder):
         return
     try:
         state.check_idle(folder)
@@ -99,12 +106,12 @@ def _tell_if_going_on(folder: Path, origin: Mapping[str, Any]) -> None:
         console.print(told, highlight=False, soft_wrap=True)
 
 
-def _data(cfg: DictConfig, trained: DictConfig) -> Source:
+def _data(cfg: DictConfig, trained: DictConfig, job: Job) -> Source:
     """The data that the run was trained on, which may have moved. Raises RunError if they are others."""
-    moved = "data.root" in dict(map(resume.pair, HydraConfig.get().overrides.task))
+    moved = "data.root" in pairs(job.overrides)
     if cfg.run and moved:
         trained.data.root = os.path.abspath(cfg.data.root)
-    data = instantiate(trained.data)
+    data: Source = make(trained, "data")
     known = _known_fingerprint(cfg.run)
     if known and not data.fingerprint.startswith(known):
         told = f"data.root={trained.data.get('root')} holds other data than run={cfg.run} was trained on"
@@ -117,8 +124,8 @@ def _data(cfg: DictConfig, trained: DictConfig) -> Source:
 
 def _known_fingerprint(folder: str | None) -> str:
     """That of the data of a run, where its own figures tell it."""
-    path = Path(folder or os.devnull) / kept.METRICS
-    return str(runs.read_json(path).get("data_fingerprint", "")) if path.is_file() else ""
+    path = Path(folder or os.devnull) / evaluations.METRICS
+    return str(read_json(path).get("data_fingerprint", "")) if path.is_file() else ""
 
 
 def _of_data(data: Source) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _of_data(data: Source) -> dict[str, Any]:
 
 def _likelihood(cfg: DictConfig, data: Source, pipeline: Pipeline, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
-    judged = build.likelihood(cfg, data)(pipeline)
+    judged = likelihood(cfg, data)(pipeline)
     judged.write(folder)
     return {"headline": judged.name, "likelihood.seconds": round(time.monotonic() - started, 2)} | judged.figures
 
@@ -154,7 +161,7 @@ def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, fol
 
 @contextmanager
 def _logged(
-    cfg: DictConfig, trained: DictConfig, about: Mapping[str, Any], work: kept.Kept
+    cfg: DictConfig, trained: DictConfig, about: Mapping[str, Any], work: evaluations.Kept, job: Job
 ) -> Iterator["wandb.Run | None"]:
     """A W&B run in the group of the trained run, which is closed whatever happens; None where none is wanted."""
     if not cfg.logger:
@@ -162,9 +169,9 @@ def _logged(
         return
     home = Path(about["origin"].get("run", "analytic"))
     group = about.get("wandb_group") or (home.absolute().parent.name if cfg.run else "analytic")
-    config = build.plain(cfg) | about["origin"] | ({"trained": build.plain(trained)} if cfg.run else {})
+    config = plain(cfg) | about["origin"] | ({"trained": plain(trained)} if cfg.run else {})
     before = state.read(work.folder).get("wandb_id")
-    log = wandb_runs.opened(cfg.logger, work.folder, "evaluate", _tags(cfg.run), group, config, before)
+    log = wandb_runs.opened(cfg.logger, work.folder, "evaluate", _tags(cfg.run, job), group, config, before)
     state.write(work.folder, wandb_id=log.id)
     try:
         yield log
@@ -174,17 +181,13 @@ def _logged(
     log.finish(exit_code=0)
 
 
-def _tags(folder: str | None) -> list[str]:
+def _tags(folder: str | None, job: Job) -> list[str]:
     """The options of the run, and those chosen now in place of them."""
     path = Path(folder or os.devnull) / ".hydra" / "hydra.yaml"
     chosen: dict[str, str] = {}
-    for choices in (OmegaConf.load(path).hydra.runtime.choices if path.is_file() else {}, _choices()):
+    for choices in (OmegaConf.load(path).hydra.runtime.choices if path.is_file() else {}, job.choices):
         chosen |= {k: v for k, v in choices.items() if v not in (None, "from_run") and "/" not in k and "@" not in k}
     return [f"{axis}={word}" for axis, word in chosen.items() if axis != "hydra"]
-
-
-def _choices() -> Mapping[str, str]:
-    return HydraConfig.get().runtime.choices
 
 
 def _log(log: "wandb.Run | None", figures: dict[str, Any], folder: Path) -> None:

@@ -1,29 +1,31 @@
 """python export.py run=<folder>: a run's averaged weights and its configuration in one file."""
 
-from pathlib import Path
-
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import exports, run_options, runs
+from denoiselab.cli.application import Job
 from denoiselab.errors import RunError
 from denoiselab.progress import console
+from denoiselab.report import summary
+from denoiselab.runs import export
+from denoiselab.runs.configuration import saved_config
+from denoiselab.runs.identity import code_version
+from denoiselab.runs.load import open_run
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, job: Job) -> None:
     """Writes model.safetensors."""
-    if exports.is_export(cfg.run):
-        raise RunError(f"run={cfg.run} is exported already; give the folder of its run")
-    path = Path(HydraConfig.get().runtime.output_dir) / "model.safetensors"
-    pipeline, _, about = runs.load(cfg.run, cfg.checkpoint, torch.device("cpu"), cfg.ema)
+    if export.is_export(cfg.run):
+        raise RunError(f"run={cfg.run} is an exported file already; give the folder of its run")
+    path = job.folder / "model.safetensors"
+    pipeline, _, about = open_run(cfg.run, cfg.checkpoint, torch.device("cpu"), cfg.ema)
     weights, origin = pipeline.state_dict(), about["origin"]
     facts = {key: about[key] for key in ("config", "image_shape", "num_classes", "class_names", "step")}
-    facts |= {key: origin[key] for key in ("checkpoint", "ema")} | {"code": runs.code_version()}
-    facts["unresolved"] = OmegaConf.to_container(run_options.saved_config(cfg.run), resolve=False)
+    facts |= {key: origin[key] for key in ("checkpoint", "ema")} | {"code": code_version()}
+    facts["unresolved"] = OmegaConf.to_container(saved_config(cfg.run), resolve=False)
     before = path.exists()
-    exports.write(path, weights, facts)
+    export.write(path, weights, facts)
     if before:
-        console.print("in place of an earlier export, which is gone", highlight=False)
+        console.print("replaces an earlier export", highlight=False)
     parameters = sum(values.numel() for values in weights.values())
-    runs.conclude(f"{parameters:,} weights of step {about['step']}, {origin['ema']}", {}, [path])
+    summary.conclude(f"{parameters:,} weights of step {about['step']}, {origin['ema']}", {}, [path])

@@ -12,8 +12,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from omegaconf import OmegaConf
 
-from denoiselab.cli import exports, resume, state, sweeps
+from denoiselab.cli.sweeps import place
 from denoiselab.errors import ConfigError, RunError
+from denoiselab.overrides import key_of
+from denoiselab.runs import export as exports
+from denoiselab.runs import state
+from denoiselab.runs.experiment import SWEEP
 
 
 def turns(overrides: list[str], multirun: bool) -> list[list[str]]:
@@ -44,7 +48,7 @@ def turns(overrides: list[str], multirun: bool) -> list[list[str]]:
         raise ConfigError(f"run={twice[0]} is named twice; name it once")
     if names == [_text(value)]:
         return [overrides]
-    folders = [word for word in overrides if resume.pair(word)[0] in ("hydra.run.dir", "hydra.sweep.dir")]
+    folders = [word for word in overrides if key_of(word) in ("hydra.run.dir", "hydra.sweep.dir")]
     if folders and len(names) > 1:
         raise ConfigError(
             f"{folders[0]} is one folder, and these are {len(names)} runs; leave it out: what is found of a run lies "
@@ -67,12 +71,12 @@ def _meant(name: str) -> list[str]:
     if exports.is_export(name) and "*" not in name:
         return [name]
     if Path(name).is_dir():
-        return _jobs(Path(name)) if (Path(name) / resume.SWEEP).exists() else [name]
+        return _jobs(Path(name)) if (Path(name) / SWEEP).exists() else [name]
     if not set(name) & set("*?["):
         return [name]  # the checks that follow say what is wrong with it
-    matching = sorted(map(Path, glob.glob(name)), key=sweeps.place)
-    runs = [path for path in matching if (path / ".hydra").is_dir() and not (path / resume.SWEEP).exists()]
-    several = [path for path in matching if (path / resume.SWEEP).exists()]
+    matching = sorted(map(Path, glob.glob(name)), key=place)
+    runs = [path for path in matching if (path / ".hydra").is_dir() and not (path / SWEEP).exists()]
+    several = [path for path in matching if (path / SWEEP).exists()]
     if not runs and not several:
         raise RunError(f"run={name} matches no run's folder; give a pattern of them, such as run='outputs/default/*'")
     found = _finished(runs, name) if runs else []
@@ -81,10 +85,10 @@ def _meant(name: str) -> list[str]:
 
 def _jobs(sweep: Path) -> list[str]:
     """The finished jobs of a sweep. Raises RunError where there is none."""
-    command = str(OmegaConf.load(sweep / resume.SWEEP).hydra.job.config_name)
+    command = str(OmegaConf.load(sweep / SWEEP).hydra.job.config_name)
     if command != "train":
         raise RunError(f"run={sweep} is a sweep of {command}.py; give the folder of a training sweep")
-    jobs = sorted((path.parent for path in sweep.glob("*/.hydra")), key=sweeps.place)
+    jobs = sorted((path.parent for path in sweep.glob("*/.hydra")), key=place)
     return _finished(jobs, str(sweep))
 
 

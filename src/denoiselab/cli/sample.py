@@ -4,42 +4,47 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from denoiselab.cli import build, guides, runs
+from denoiselab.assembly.evaluation import check_with
+from denoiselab.assembly.make import make
+from denoiselab.assembly.sampling import recipe
+from denoiselab.cli.application import Job
 from denoiselab.cli.inversions import invert_images
 from denoiselab.cli.prompts import Prompts
 from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
+from denoiselab.files import write_json
 from denoiselab.metrics.evaluation import asks_for_classes
 from denoiselab.pictures import TOLD, captioned, grid, groups, write_png
 from denoiselab.point_pictures import beside
 from denoiselab.progress import track
+from denoiselab.report import summary
+from denoiselab.runs import guides, load
+from denoiselab.runs.identity import code_version
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, job: Job) -> None:
     """Writes sample.json and grid.png with images/<i>.png, or points.png with points.npy, beside the run's files."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = job.folder
     prompts = Prompts(cfg)
-    pipeline, trained, about = runs.given(cfg)
-    build.check_again(trained, cfg)
+    pipeline, trained, about = load.requested(cfg)
+    check_with(trained, cfg)
     prompts.check(pipeline, cfg.run)
-    recipe = build.recipe(cfg, pipeline.image_shape)
-    guides.check_codec(recipe, pipeline)
+    sampled = recipe(cfg, pipeline.image_shape)
+    guides.check_codec(sampled, pipeline)
     if cfg.invert:
-        figures = invert_images(pipeline, recipe, instantiate(trained.data), cfg.n, cfg.batch_size, folder)
-        facts = {**about["origin"], "n": cfg.n, **figures, **recipe.words, "code": runs.code_version()}
-        runs.write_json(facts, folder / "sample.json")
-        runs.conclude(f"mean error {figures['error']:.4f} of images in [-1, 1]", {}, [folder / "grid.png"])
+        figures = invert_images(pipeline, sampled, make(trained, "data"), cfg.n, cfg.batch_size, folder)
+        facts = {**about["origin"], "n": cfg.n, **figures, **sampled.words, "code": code_version()}
+        write_json(facts, folder / "sample.json")
+        summary.conclude(f"mean error {figures['error']:.4f} of images in [-1, 1]", {}, [folder / "grid.png"])
         return
     classes = _classes(cfg, about["num_classes"])
-    source = instantiate(trained.data) if pipeline.conditioner.sees or recipe.inpainting else None
-    of_images = recipe.inpainting is not None
-    if cfg.classes is not None and source is None and not asks_for_classes(pipeline, recipe):
+    source = make(trained, "data") if pipeline.conditioner.sees or sampled.inpainting else None
+    of_images = sampled.inpainting is not None
+    if cfg.classes is not None and source is None and not asks_for_classes(pipeline, sampled):
         raise ConfigError(
             f"classes={list(cfg.classes)}: run={cfg.run} is told no class, and nothing guides it to one; leave classes "
             "out, or take guidance=classifier"
@@ -49,13 +54,13 @@ def run(cfg: DictConfig) -> None:
     batches = []
     what = "points" if len(pipeline.image_shape) == 1 else "images"
     with track(f"generating {cfg.n} {what}", cfg.n) as advance:
-        for batch in pipeline.generate(recipe, range(cfg.n), asked, cfg.seed, cfg.batch_size, against):
+        for batch in pipeline.generate(sampled, range(cfg.n), asked, cfg.seed, cfg.batch_size, against):
             batches.append(batch)
             advance(len(batch.images))
     whole, labels = torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
     if what == "points":
         told = labels if pipeline.conditioner.asks_class else None
-        made = _write_points(whole, told, instantiate(trained.data), folder)
+        made = _write_points(whole, told, make(trained, "data"), folder)
     else:
         explained = torch.cat([pipeline.explained(batch) for batch in batches])
         made = _write_images(whole, explained, about["num_classes"], folder, prompts.captions)
@@ -65,11 +70,11 @@ def run(cfg: DictConfig) -> None:
         "seed": cfg.seed,
         **prompts.facts(pipeline, batches),
         "nfe": batch.evaluations,
-        **recipe.words,
-        "code": runs.code_version(),
+        **sampled.words,
+        "code": code_version(),
     }
-    runs.write_json(facts, folder / "sample.json")
-    runs.conclude(f"{cfg.n} {what}, {batch.evaluations} network evaluations each", {}, made)
+    write_json(facts, folder / "sample.json")
+    summary.conclude(f"{cfg.n} {what}, {batch.evaluations} network evaluations each", {}, made)
 
 
 def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: Path, captions: list[str]) -> list[Path]:

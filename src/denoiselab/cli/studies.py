@@ -13,12 +13,11 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from denoiselab.cli import resume
+from denoiselab.axes import Role, role
+from denoiselab.cli.resume import requested
 from denoiselab.errors import BrokenRunError, ConfigError
+from denoiselab.overrides import key_of
 
-_HOW = ("accelerator", "devices", "strategy")
-# What may differ between the trials of a study: where and how they run.
-_FREE = ("trainer", *(f"trainer.{key}" for key in _HOW), "num_workers", "cache", "logger", *resume.SILENT)
 NONE_ENDED = "No trials are completed yet."  # Optuna, asked for the best of none
 
 
@@ -37,9 +36,10 @@ def check(before: Path, hydra: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _words(hydra: DictConfig, overrides: Sequence[str]) -> set[str]:
+    """What must be equal between the trials of a study: all but where and how they run."""
     words = [*overrides, *(f"{key}={values}" for key, values in (hydra.sweeper.params or {}).items())]
-    keyed = {word.replace(" ", ""): resume.pair(word)[0] for word in words}
-    return {word for word, key in keyed.items() if key not in _FREE and not key.startswith(("hydra.", "hydra/"))}
+    keyed = {word.replace(" ", ""): key_of(word) for word in words}
+    return {word for word, key in keyed.items() if role(key) not in (Role.RUNNING, Role.NAMING)}
 
 
 def prepare(hydra: DictConfig) -> None:
@@ -52,7 +52,7 @@ def prepare(hydra: DictConfig) -> None:
     from optuna.trial import TrialState
 
     logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl").addFilter(_not_told_already)
-    sweeper, again = hydra.sweeper, resume.asked(hydra.overrides.task)
+    sweeper, again = hydra.sweeper, requested(hydra.overrides.task)
     try:
         study = optuna.load_study(sweeper.study_name, sweeper.storage)
     except (KeyError, ValueError):  # there is none yet, or it is kept in memory
@@ -85,7 +85,7 @@ def _not_told_already(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Failed experiment")
 
 
-def judged(figure: Any) -> float:
+def comparable(figure: Any) -> float:
     """What a trial came to. Raises BrokenRunError for what Optuna cannot compare: a NaN would end the whole study."""
     if not isinstance(figure, int | float) or not math.isfinite(figure):
         raise BrokenRunError(f"it came to no figure that a search can judge it by ({figure})")

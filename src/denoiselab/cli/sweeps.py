@@ -1,6 +1,6 @@
-"""Jobs of a sweep: where each lies, what has become of it, and that the others go on when one fails.
+"""Jobs of a sweep: where each lies, what has become of it, and that the others continue when one fails.
 
-All that is said is read from the disk, since the jobs may run in other processes and on other machines.
+All that is reported is read from the disk, since jobs may run in other processes and on other machines.
 """
 
 import fcntl
@@ -10,76 +10,106 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from denoiselab.cli import comparison, resume, state, studies
+from denoiselab.cli import studies
+from denoiselab.cli.resume import swept
 from denoiselab.errors import BrokenRunError, ConfigError, RunError, UserError
 from denoiselab.files import replacing
+from denoiselab.overrides import key_of
+from denoiselab.report import sweep as report
+from denoiselab.runs import state
+from denoiselab.runs.experiment import SWEEP, free
 
 ERROR = "error.txt"  # in the folder of a job that has failed
-_started: dict[Path, TextIO] = {}  # the folders of the sweeps that this process has started, and their locks
-_watcher: list[threading.Thread] = []
-_ended = threading.Event()
 
 
-class Jobs(Callback):
-    """Notes where a sweep's jobs lie, and keeps the words that it was started with, to go on with it."""
+class Sweeps:
+    """The sweeps that one command runs, each with a lock on its folder. Closing it ends the watch over failures."""
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+    def __init__(self) -> None:
+        self.begun: list[Path] = []
+        self._held: set[Path] = set()
+        self._locks, self._watches = ExitStack(), ExitStack()
+
+    def hold(self, hydra: DictConfig, overrides: Sequence[str]) -> None:
+        """Locks a folder that holds a sweep already. Raises RunError where another process works in it, ConfigError
+        where it holds another study."""
+        folder = Path(hydra.sweep.dir)
+        if (folder / SWEEP).exists():
+            self._lock(folder)
+            if studies.searches(hydra):
+                studies.check(folder / SWEEP, hydra, overrides)
+
+    def begin(self, cfg: DictConfig) -> None:
+        """Before the first job: the folder, its lock, and the configuration to continue it with."""
+        folder = Path(cfg.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        _hold(folder)
-        OmegaConf.save(config, folder / resume.SWEEP)
-        if studies.searches(config.hydra):
-            studies.prepare(config.hydra)
-        if "submitit" in config.hydra.launcher._target_:  # its jobs speak to files of their own
-            _ended.clear()
-            _watcher.append(threading.Thread(target=_tell_failures, args=(folder,), daemon=True))
-            _watcher[-1].start()
+        self._lock(folder)
+        self.begun.append(folder)
+        OmegaConf.save(cfg, folder / SWEEP)
+        if studies.searches(cfg.hydra):
+            studies.prepare(cfg.hydra)
+        if "submitit" in cfg.hydra.launcher._target_:  # its jobs print to files of their own
+            self._watches.enter_context(_watched(folder))
+
+    def _lock(self, folder: Path) -> None:
+        if folder in self._held:
+            return
+        lock = self._locks.enter_context((folder / ".lock").open("a"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{folder} is a sweep that another process is running; stop that first") from error
+        self._held.add(folder)
+
+    def close(self) -> None:
+        self._watches.close()
+        self._locks.close()
 
 
-def check_folder(hydra: DictConfig, overrides: Sequence[str]) -> None:
-    """Raises RunError for a sweep's folder that another process works in, ConfigError for that of another study."""
-    folder = Path(hydra.sweep.dir)
-    if (folder / resume.SWEEP).exists():
-        _hold(folder)
-        if studies.searches(hydra):
-            try:
-                studies.check(folder / resume.SWEEP, hydra, overrides)
-            except UserError:
-                _started.pop(folder).close()
-                raise
-
-
-def _hold(folder: Path) -> None:
-    """A lock on the folder, which this process keeps as long as it lives."""
-    if folder in _started:
-        return
-    lock = (folder / ".lock").open("a")
+@contextmanager
+def _watched(folder: Path) -> Iterator[None]:
+    """Inside, failures of jobs are printed as they happen."""
+    ended = threading.Event()
+    watch = threading.Thread(target=_report_failures, args=(folder, ended), daemon=True)
+    watch.start()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise RunError(f"{folder} is a sweep that is going on in another process; stop that first") from error
-    _started[folder] = lock
+        yield
+    finally:
+        ended.set()
+        watch.join()
 
 
-def folder_of(sweep: str, number: int, words: Sequence[str]) -> str:
-    """A job's folder within its sweep's: the one that has these words already, else the next free number.
+def _report_failures(folder: Path, ended: threading.Event) -> None:
+    known, over = _failures(folder), False
+    while not over:
+        over = ended.wait(0.5)
+        for job, when in _failures(folder).items():
+            if known.get(job) != when:
+                print(f"failed: {_line(job)}", file=sys.stderr, flush=True)
+                known[job] = when
 
-    So a sweep that goes on finds its jobs, though more of them have come between, and none is written over. The words
-    are left in a new one, for whoever asks next.
+
+def _failures(folder: Path) -> dict[Path, int]:
+    return {path.parent: path.stat().st_mtime_ns for path in folder.glob(f"*/{ERROR}")}
+
+
+def job_folder(sweep: str, number: int, overrides: Sequence[str]) -> str:
+    """A job's folder within its sweep's: the one with these overrides already, else the next free number.
+
+    So a sweep that is continued finds its jobs, though others have been added between, and none is overwritten. The
+    overrides are left in a new folder for the next search.
     """
-    swept = resume.swept(Path(sweep))
-    wanted = _told(words, swept)
+    several = swept(Path(sweep))
+    wanted = _defining(overrides, several)
     for path in sorted(Path(sweep).glob("*/.hydra/overrides.yaml")):
-        if _told(list(map(str, OmegaConf.load(path))), swept) == wanted:
+        if _defining(list(map(str, OmegaConf.load(path))), several) == wanted:
             return path.parents[1].name
     while True:
         folder = Path(sweep) / str(number)
@@ -90,35 +120,33 @@ def folder_of(sweep: str, number: int, words: Sequence[str]) -> str:
             continue
         (folder / ".hydra").mkdir()
         with replacing(folder / ".hydra" / "overrides.yaml") as temporary:
-            OmegaConf.save(OmegaConf.create(list(words)), temporary)
+            OmegaConf.save(OmegaConf.create(list(overrides)), temporary)
         return folder.name
 
 
-OmegaConf.register_new_resolver("job_folder", folder_of, replace=True)
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
-def _told(words: Sequence[str], swept: set[str]) -> list[str]:
-    """The words that say what a job is, in any order: not how it is run or looked at, unless that is what is swept."""
-    keyed = [(resume.pair(word)[0], word) for word in words]
-    return sorted(word for key, word in keyed if key in swept or not (key == "trainer" or resume.free(key)))
+def _defining(overrides: Sequence[str], several: set[str]) -> list[str]:
+    """The overrides that define a job, in any order: not how it runs or is judged, unless that is what is swept."""
+    return sorted(o for o in overrides if key_of(o) in several or not free(key_of(o)))
 
 
 def surviving(work: Callable[[], Any]) -> Any:
-    """One job's work; a failure is told at once and kept in its folder, and None is its result."""
+    """One job's work; a failure is printed at once and kept in its folder, and None is its result."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     try:
         state.check_idle(folder)
-    except RunError as error:  # by another process, whose folder it is
+    except RunError as error:  # another process works in it
         print(f"left out: {error}", file=sys.stderr, flush=True)
         return None
     (folder / ERROR).unlink(missing_ok=True)
     try:
-        figure = work()
-        return studies.judged(figure) if studies.searches(hydra) else figure
+        metric = work()
+        return studies.comparable(metric) if studies.searches(hydra) else metric
     except Exception as error:
-        slip = error.__cause__ if isinstance(error, InstantiationException) else error
-        line = str(slip) if isinstance(slip, UserError) else f"{type(slip).__name__}: {' '.join(str(slip).split())}"
+        line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
         if "\n" in line:  # the trace of a process that broke, which ends with the reason
             line = f"{line.splitlines()[0]} ({line.splitlines()[-1]})"
         with replacing(folder / ERROR) as temporary:
@@ -129,66 +157,46 @@ def surviving(work: Callable[[], Any]) -> Any:
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """What a launcher says of a process that died, and a search of which no trial ended well, in one line."""
+    """What a launcher raises of a process that died, and a search without a completed trial, in one line."""
     try:
         yield
     except Exception as error:
         if str(error) == studies.NONE_ENDED:
-            raise BrokenRunError("no trial of the study came to a figure") from error
+            raise BrokenRunError("no trial of the study yielded a metric") from error
         if "srun" in str(error) and "slurm" in str(error):
             raise ConfigError(
-                "hydra/launcher=submitit_slurm hands jobs to SLURM, which is not on this machine; take "
+                "hydra/launcher=submitit_slurm needs SLURM, which this machine does not have; use "
                 "hydra/launcher=submitit_local or joblib"
             ) from error
         if type(error).__module__.partition(".")[0] in ("joblib", "submitit", "sqlalchemy"):
-            said = str(error).splitlines()[:1] or [""]
-            raise BrokenRunError(f"the sweep broke off: {type(error).__name__}: {said[0]}") from error
+            first = str(error).splitlines()[:1] or [""]
+            raise BrokenRunError(f"the sweep broke off: {type(error).__name__}: {first[0]}") from error
         raise
 
 
-def _tell_failures(folder: Path) -> None:
-    """Says which jobs fail, as soon as they do, until the sweep has ended."""
-    told, ended = _failures(folder), False
-    while not ended:
-        ended = _ended.wait(0.5)
-        for job, when in _failures(folder).items():
-            if told.get(job) != when:
-                print(f"failed: {_line(job)}", file=sys.stderr, flush=True)
-                told[job] = when
+def conclude(folders: Sequence[Path], together: Path | None = None) -> int:
+    """Prints what has become of the jobs of these sweeps, and sets them side by side; returns the exit status.
 
-
-def _failures(folder: Path) -> dict[Path, int]:
-    return {path.parent: path.stat().st_mtime_ns for path in folder.glob(f"*/{ERROR}")}
-
-
-def conclude(together: Path | None = None) -> int:
-    """Says what has become of the jobs of the sweeps that were run, if any were, and sets them side by side.
-
-    The table lies in the sweep's folder, that of several sweeps in `together`. Returns the exit status.
+    The table lies in the sweep's folder, that of several sweeps in `together`.
     """
-    _ended.set()
-    while _watcher:
-        _watcher.pop().join()
-    if not _started:
+    if not folders:
         return 0
-    folders = list(_started)
-    while _started:
-        _started.popitem()[1].close()
     jobs = [job for folder in folders for job in _jobs(folder)]
     failed = [job for job in jobs if (job / ERROR).exists()]
-    hydra = OmegaConf.load(folders[0] / resume.SWEEP).hydra
+    hydra = OmegaConf.load(folders[0] / SWEEP).hydra
     command = hydra.job.config_name
-    tells = command in ("train", "evaluate")
-    left = [job for job in jobs if tells and job not in failed and _status(job) != "finished"]
+    stateful = command in ("train", "evaluate")
+    left = [job for job in jobs if stateful and job not in failed and state.read(job).get("status") != "finished"]
     lines = [f"{len(jobs) - len(failed) - len(left)} of {len(jobs)} jobs finished"]
     lines += [f"  failed: {_line(job)}" for job in failed]
-    lines += [f"  {_why_not(job)}: {_near(job)}" for job in left]
+    lines += [f"  {_unfinished(job)}: {os.path.relpath(job)}" for job in left]
     if command == "train" and (failed or left):
-        lines.append(f"to go on with those: python train.py -m run={shlex.quote(_near(folders[0]))} resume=true")
-    elif tells and (failed or left):
-        lines.append("to go on with those: the same command again")
-    if tells and "table" not in hydra.callbacks:  # of an experiment that has one of its own
-        lines += comparison.told(jobs, together or folders[0])
+        place = shlex.quote(os.path.relpath(folders[0]))
+        lines.append(f"to continue those: python train.py -m run={place} resume=true")
+    elif stateful and (failed or left):
+        lines.append("to continue those: the same command again")
+    if stateful and "table" not in hydra.callbacks:  # of an experiment that has one of its own
+        lines += report.side_by_side(jobs, together or folders[0])
     print("\n".join(lines))
     return 1 if failed or left else 0
 
@@ -197,12 +205,8 @@ def _jobs(folder: Path) -> list[Path]:
     return sorted({path.parent for name in (".hydra", ERROR) for path in folder.glob(f"*/{name}")}, key=place)
 
 
-def _status(job: Path) -> str | None:
-    return state.read(job).get("status")
-
-
-def _why_not(job: Path) -> str:
-    """What is the matter with a job that has not finished."""
+def _unfinished(job: Path) -> str:
+    """Why a job has not finished."""
     try:
         state.check_idle(job)
     except RunError:
@@ -211,18 +215,14 @@ def _why_not(job: Path) -> str:
 
 
 def _line(job: Path) -> str:
-    """A job's folder, what is its own among the words of the sweep, and why it failed."""
-    words = [str(word) for word in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
-    swept = resume.swept(job.parent)
-    own = " ".join(word for word in words if resume.pair(word)[0] in swept)
-    return f"{_near(job)}{f' ({own})' if own else ''}: {(job / ERROR).read_text().splitlines()[0]}"
+    """A job's folder, its values of what is swept, and why it failed."""
+    overrides = [str(override) for override in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
+    several = swept(job.parent)
+    own = " ".join(override for override in overrides if key_of(override) in several)
+    return f"{os.path.relpath(job)}{f' ({own})' if own else ''}: {(job / ERROR).read_text().splitlines()[0]}"
 
 
 def place(job: Path) -> tuple[int, str]:
-    """Jobs in the order of their numbers."""
+    """The key that sorts jobs by their numbers."""
     number = job.name.partition("_")[0]
     return (int(number) if number.isdigit() else 0, job.name)
-
-
-def _near(path: Path) -> str:
-    return os.path.relpath(path)

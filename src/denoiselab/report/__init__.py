@@ -8,8 +8,3 @@
 
 Neither torch nor Lightning nor Hydra is needed.
 """
-
-from denoiselab.report.reading import near
-from denoiselab.report.report import Report, make
-
-__all__ = ["Report", "make", "near"]

@@ -1,0 +1,57 @@
+"""From a node of a configuration to the part that it describes; errors name the option."""
+
+import re
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from denoiselab.assembly.aliases import renamed
+from denoiselab.assembly.configuration import plain
+from denoiselab.data.source import Facts
+from denoiselab.errors import InvalidValue, UserError
+
+
+def make(cfg: DictConfig, key: str, known: dict[str, Any] | None = None, **more: Any) -> Any:
+    """The part that cfg.<key> describes.
+
+    known: values for parameters that are null in the configuration, at any depth (see `known_of`). more: further
+    arguments. Raises the part's own UserError; an InvalidValue names the option, such as sampler.steps.
+    """
+    node = renamed(plain(OmegaConf.select(cfg, key)))
+    whole: dict[str, Any] = {"part": _filled(node, known or {})}
+    try:
+        return instantiate(OmegaConf.create(whole).part, **more, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InvalidValue):
+            inside = re.search(r"full_key: part\.?(\S*)", str(error))
+            raise cause.at(".".join(filter(None, (key, inside[1] if inside else "")))) from error
+        if isinstance(cause, UserError):
+            raise cause from error
+        raise
+
+
+def known_of(facts: Facts, latent: tuple[int, ...] = (), cache: str | None = None) -> dict[str, Any]:
+    """What data tell the parts: num_classes, class_names and image_shape; latent_shape, that of what is diffused; and
+    cache, the folder of what is computed once."""
+    return {
+        "num_classes": len(facts.class_names),
+        "class_names": list(facts.class_names),
+        "image_shape": list(facts.shape),
+        "latent_shape": list(latent),
+        "cache": cache,
+    }
+
+
+def filled(part: DictConfig, known: dict[str, Any]) -> dict[str, Any]:
+    """A part's resolved configuration with the known values in the place of null."""
+    made: dict[str, Any] = _filled(plain(part), known)
+    return made
+
+
+def _filled(node: Any, known: dict[str, Any]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {key: known[key] if value is None and key in known else _filled(value, known) for key, value in node.items()}

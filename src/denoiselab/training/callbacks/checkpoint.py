@@ -1,0 +1,133 @@
+"""Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by a figure of which the lowest is the best."""
+
+import itertools
+import math
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from denoiselab.errors import BrokenRunError
+from denoiselab.files import replacing, step_of
+from denoiselab.training.callbacks.finite import diverged, finite
+from denoiselab.training.callbacks.logging import due, run_folder
+from denoiselab.training.system import System
+
+
+class Checkpoint(pl.Callback):
+    """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and after the last one; best.ckpt
+    whenever `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
+
+    monitor: the name of one of system.judged, or "headline", that by which the evaluation judges; None: no best.ckpt.
+    val/loss is that of the validations in between, not of one that follows training. What the best one is best by
+    stands in its description as "best". It is the lowest of many noisy figures, and lower than another look at the same
+    weights would find: judge it anew, with another seed.
+
+    previous.ckpt is the last one of an earlier step. Raises BrokenRunError where none can be written, and for weights
+    that are NaN or infinite, which take no good one's place.
+    """
+
+    def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "headline") -> None:
+        self.every_n_train_steps, self.monitor = every_n_train_steps, monitor
+        self.best: dict[str, Any] | None = None  # monitor, value, step, n
+        self._judged_at = self._saved_at = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, System)
+        self._saved_at = trainer.global_step  # else one that goes on would save in the midst of its first step
+        if self.best is not None:
+            pl_module.description["best"] = self.best
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._judge(trainer, pl_module)
+        last = trainer.global_step == trainer.max_steps  # saved again when it has been judged, which may take long
+        if (last or due(trainer, self.every_n_train_steps)) and self._saved_at != trainer.global_step:
+            self._saved_at = trainer.global_step  # several batches may belong to one optimizer step
+            self._save(trainer, pl_module, "last.ckpt")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor == "val/loss" and trainer.state.fn == TrainerFn.FITTING:
+            self._judge(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._judge(trainer, pl_module)
+        self._save(trainer, pl_module, "last.ckpt")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """A run that is told to stop does so between two steps, on all ranks; what fails does not."""
+        if isinstance(exception, SIGTERMException):
+            self._save(trainer, pl_module, "last.ckpt")
+
+    def _judge(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        assert isinstance(system, System)
+        name = system.figures.get("headline") if self.monitor == "headline" else self.monitor
+        figure = system.judged.get(name or "")
+        if figure is None or figure.step != trainer.global_step or figure.step == self._judged_at:
+            return
+        self._judged_at = figure.step
+        if not _better(self.best, new := {"monitor": name, **figure._asdict()}):
+            return
+        self.best = system.description["best"] = new
+        self._save(trainer, system, "best.ckpt")
+
+    def _save(self, trainer: pl.Trainer, system: pl.LightningModule, name: str) -> None:
+        assert isinstance(system, System)
+        if not finite([*system.ema.live, *itertools.chain(*system.ema.shadows)]):
+            raise diverged(trainer, trainer.global_step, "the weights are NaN or infinite")
+        path = run_folder(trainer) / "checkpoints" / name
+        new = path.with_name(f"{name}.new")
+        for logger in trainer.loggers:
+            logger.save()  # a run that goes on from here finds its log up to here
+        try:
+            trainer.save_checkpoint(new)  # all ranks take part; rank 0 writes
+            if trainer.is_global_zero:
+                if name == "last.ckpt" and step_of(path) not in (None, trainer.global_step):
+                    _keep(path, path.with_name("previous.ckpt"))
+                os.replace(new, path)
+        except OSError as error:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            left = "the one before it is as it was" if path.is_file() else "there is none before it"
+            raise BrokenRunError(f"{path} could not be written ({error.strerror or error}); {left}") from error
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A checkpoint between two steps is of before the first one's validation: a run that goes on begins with that.
+
+        The trainer would take it as done, and its figures would be missing in the log.
+        """
+        loops = checkpoint["loops"]["fit_loop"]
+        batches, validation = loops["epoch_loop.batch_progress"]["total"], loops["epoch_loop.val_loop.batch_progress"]
+        begun = int(batches["completed"] < batches["processed"])  # as if it had been stopped in its first batch
+        validation["total"] = {"ready": begun, "started": begun, "processed": 0, "completed": 0}
+        validation["current"] = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best = state_dict["best"]
+        self.best = best if isinstance(best, dict) else None  # a number in runs that did not say by what
+
+
+def _better(best: dict[str, Any] | None, new: dict[str, Any]) -> bool:
+    """Whether the new one takes its place: one of another figure or n cannot be compared with it, and does."""
+    if best is None or any(best[key] != new[key] for key in ("monitor", "n")) or math.isnan(best["value"]):
+        return True
+    return bool(new["value"] < best["value"])
+
+
+def _keep(path: Path, other: Path) -> None:
+    """`other` is what `path` is now, whatever takes the place of `path` later; no copy where the disk has links."""
+    with replacing(other) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)

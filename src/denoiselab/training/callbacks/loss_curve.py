@@ -1,0 +1,31 @@
+"""The run's loss curve as a picture, from what the run has logged to metrics.csv."""
+
+import csv
+
+import pytorch_lightning as pl
+
+from denoiselab.pictures import Curves, loss_curve
+from denoiselab.training.callbacks.logging import run_folder
+
+
+class LossCurve(pl.Callback):
+    """loss.png in the run's folder, when training has ended, and again after a last validation."""
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        table = run_folder(trainer) / "metrics.csv"
+        if not table.exists():
+            return
+        curves: Curves = {}
+        with table.open() as file:
+            for row in csv.DictReader(file):
+                for name in ("train/loss", "val/loss"):
+                    if row.get(name):
+                        steps, values = curves.setdefault(name, ([], []))
+                        steps.append(float(row["step"]))
+                        values.append(float(row[name]))
+        if curves:
+            loss_curve(curves, run_folder(trainer) / "loss.png")

@@ -1,0 +1,36 @@
+"""Pictures of what an autoencoder makes of test images."""
+
+import pytorch_lightning as pl
+import torch
+
+from denoiselab import distributed
+from denoiselab.pictures import groups, write_png
+from denoiselab.training.callbacks.logging import log_picture, run_folder
+from denoiselab.training.callbacks.periodic import Periodic
+from denoiselab.training.system import System
+
+
+class Reconstructions(Periodic):
+    """The first n test images, and to the right of each what the codec of the averaged weights makes of it.
+
+    To samples/reconstruction_<N>.png, `columns` pictures a row, and the loggers' key "reconstructions".
+    """
+
+    def __init__(self, n: int = 50, columns: int = 10, every: int | None = None, batch_size: int = 100) -> None:
+        super().__init__(every)
+        self.n, self.columns, self.batch_size = n, columns, batch_size
+
+    def work(self, trainer: pl.Trainer, system: System) -> None:
+        images = trainer.datamodule.source.test  # type: ignore[attr-defined]
+        n = min(self.n, len(images))
+        mine, rows = distributed.share(n, self.batch_size), []
+        with system.ema.swapped():
+            for start in range(0, len(mine), self.batch_size):
+                real = images.__getitems__(mine[start : start + self.batch_size])["image"]
+                rows.append(torch.stack([real, system.pipeline.reconstructed(real)], 1))
+        empty = torch.empty(0, 2, *system.pipeline.image_shape, dtype=torch.uint8)
+        pairs = distributed.collect(torch.cat([empty, *rows]), mine, n)
+        if trainer.is_global_zero:
+            picture = groups(pairs, self.columns, "of each: the image, its reconstruction")
+            write_png(picture, run_folder(trainer) / "samples" / f"reconstruction_{trainer.global_step}.png")
+            log_picture(trainer, "reconstructions", picture, f"step {trainer.global_step}, image and reconstruction")

@@ -1,0 +1,77 @@
+"""Pictures of samples while training: the same seeds each time, so that one sees the model change and nothing else."""
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from denoiselab import distributed
+from denoiselab.data.source import to_uint8
+from denoiselab.denoiser import Prediction
+from denoiselab.pictures import TOLD, grid, groups, write_png
+from denoiselab.samplers import Step
+from denoiselab.training.callbacks.logging import log_picture, run_folder
+from denoiselab.training.callbacks.periodic import Periodic
+from denoiselab.training.system import System
+
+
+def caption(trainer: pl.Trainer, system: System, seed: int, evaluations: int) -> str:
+    """How a picture's samples were made."""
+    words = ", ".join(f"{key} {value}" for key, value in system.recipe.words.items())
+    return f"step {trainer.global_step}, seed {seed}, NFE {evaluations}, {words}"
+
+
+class SampleGrid(Periodic):
+    """n samples of the averaged weights, `columns` a row, to samples/step_<N>.png and the loggers' key "samples"."""
+
+    def __init__(
+        self, n: int = 100, columns: int = 10, every: int | None = None, seed: int = 0, batch_size: int = 100
+    ) -> None:
+        super().__init__(every)
+        self.n, self.columns, self.seed, self.batch_size = n, columns, seed, batch_size
+
+    def work(self, trainer: pl.Trainer, system: System) -> None:
+        mine = distributed.share(self.n, self.batch_size)
+        with system.ema.swapped():
+            batches = list(system.pipeline.generate(system.recipe, mine, system.wishes, self.seed, self.batch_size))
+        empty = torch.empty(0, system.pipeline.views, *system.pipeline.image_shape, dtype=torch.uint8)
+        rows = torch.cat([empty, *map(system.pipeline.explained, batches)])
+        images = distributed.collect(rows, mine, self.n)
+        if trainer.is_global_zero:
+            picture = groups(images, self.columns, TOLD)
+            write_png(picture, run_folder(trainer) / "samples" / f"step_{trainer.global_step}.png")
+            log_picture(trainer, "samples", picture, caption(trainer, system, self.seed, batches[0].evaluations))
+
+
+class DenoisingStrip(Periodic):
+    """A few samples on their way from noise to image: for each a row of x_t and, below, a row of the x0 predicted then.
+
+    To samples/denoising_<N>.png and the loggers' key "denoising". Rank 0 alone samples.
+    """
+
+    def __init__(self, n: int = 4, moments: int = 10, every: int | None = None, seed: int = 0) -> None:
+        super().__init__(every)
+        self.n, self.moments, self.seed = n, moments, seed
+
+    def work(self, trainer: pl.Trainer, system: System) -> None:
+        pipeline, states, predictions = system.pipeline, [], []
+
+        def watch(step: Step, prediction: Prediction) -> None:
+            kept = {round(i * (step.steps - 1) / max(1, self.moments - 1)) for i in range(self.moments)}
+            if step.index in kept:
+                states.append(to_uint8(pipeline.codec.decode(step.x).nan_to_num()).cpu())
+                predictions.append(to_uint8(pipeline.codec.decode(prediction.x0).nan_to_num()).cpu())
+
+        indices = range(self.n)
+        with system.ema.swapped():  # all ranks, which may have to gather the weights
+            if not trainer.is_global_zero:
+                return
+            generated = pipeline.sample(system.recipe, indices, system.wishes(indices), self.seed, watch)
+        picture = grid(_rows(states, predictions), len(states))
+        write_png(picture, run_folder(trainer) / "samples" / f"denoising_{trainer.global_step}.png")
+        said = caption(trainer, system, self.seed, generated.evaluations)
+        log_picture(trainer, "denoising", picture, f"{said}; x_t and below it the predicted x_0")
+
+
+def _rows(states: list[Tensor], predictions: list[Tensor]) -> Tensor:
+    """Moments of (n, C, H, W) each -> (n 2 moments, C, H, W): a sample's states, then its predictions, and so on."""
+    return torch.stack([torch.stack(states, 1), torch.stack(predictions, 1)], 1).flatten(0, 2)
