@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, two_ranks, weights
-from denoiselab.cli.entry import composed
+from denoiselab.assembly.configuration import composed
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.ema import EMA
 from denoiselab.metrics import Evaluation

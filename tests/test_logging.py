@@ -20,7 +20,7 @@ from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
 from conftest import composed
-from denoiselab.assembly import parts as build
+from denoiselab.assembly.configuration import plain
 from denoiselab.cli import train
 from denoiselab.errors import ConfigError
 
@@ -202,7 +202,7 @@ def test_pictures_in_wandb_are_the_files_beside_it_and_say_what_they_are_of(key,
 def test_wandb_has_the_resolved_configuration_once(logged, done):
     run = run_record(logged)
     config = {item.key: json.loads(item.value_json) for item in run.config.update if item.key != "_wandb"}
-    assert config == build.plain(done.cfgs[0])
+    assert config == plain(done.cfgs[0])
     assert config["callbacks"]["samples"]["seed"] == 3, "which is ${seed} in the file"
     assert "${" not in json.dumps(config)
 
@@ -272,7 +272,7 @@ def test_where_the_best_is_not_the_last_the_last_line_says_so(pictures, done, tm
 def test_the_checkpoint_remembers_the_wandb_run_and_the_configuration(logged, folder, done):
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["denoiselab"]["wandb_id"] == run_record(logged).run_id
-    assert state["denoiselab"]["config"] == build.plain(done.cfgs[0])
+    assert state["denoiselab"]["config"] == plain(done.cfgs[0])
 
 
 def test_a_runs_folder_holds_what_the_design_says_and_nothing_half_written(folder):

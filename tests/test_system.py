@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from conftest import Projection, Specks, composed, fit, tiny_pipeline, tiny_recipe, tiny_system, tiny_trainer, weights
-from denoiselab.assembly import parts as build
+from denoiselab.assembly.configuration import plain
+from denoiselab.assembly.sampling import recipe as recipe_of
 from denoiselab.data import BatchStream, ImageDataModule
 from denoiselab.data.source import to_float
 from denoiselab.ema import EMA
@@ -17,12 +18,13 @@ from denoiselab.metrics import Evaluation
 from denoiselab.objectives import Objective, WeightedMSE
 from denoiselab.optimizers import adamw, rate
 from denoiselab.randomness import SampleNoise, generator
-from denoiselab.runs import load as runs
+from denoiselab.runs.load import open_run
 from denoiselab.samplers import DDPM
 from denoiselab.spacings import Trailing
 from denoiselab.time_sampling import Uniform
 from denoiselab.training.callbacks import Checkpoint, DenoisingStrip, Evaluate, SampleGrid
 from denoiselab.training.fit import make_system
+from denoiselab.training.parts import parts as assembled
 from denoiselab.training.system import DiffusionSystem
 from denoiselab.weightings import MinSNR, Simple
 
@@ -243,7 +245,7 @@ def command_line_run(tmp_path):
     """A system as the command line makes it, trained for a few steps with a checkpoint at the end."""
     words = "backbone=mlp backbone.width=16 backbone.depth=1 trainer.max_steps=4 optimizer.warmup_steps=1 seed=5"
     cfg = composed(f"{words} sampler.steps=3 data=digits", tmp_path / "run")
-    parts = build.parts(cfg)
+    parts = assembled(cfg)
     system = make_system(cfg, parts)
     fit(system, tmp_path, steps=4, callbacks=[Checkpoint()], source=parts.source)
     return system, tmp_path, cfg
@@ -260,23 +262,23 @@ def test_a_checkpoint_holds_plain_containers_and_loads_as_weights_only(command_l
 
     check(state)
     assert state["denoiselab"] == system.description
-    assert state["denoiselab"]["config"] == build.plain(cfg)
+    assert state["denoiselab"]["config"] == plain(cfg)
     assert state["global_step"] == 4
     assert state["ema"]["updates"] == 4
 
 
 def test_a_loaded_run_has_exactly_the_averaged_weights_and_is_ready_to_sample(command_line_run):
     system, folder, cfg = command_line_run
-    pipeline, saved, about = runs.load(str(folder), "last", torch.device("cpu"))
+    pipeline, saved, about = open_run(str(folder), "last", torch.device("cpu"))
     loaded = dict(pipeline.named_parameters())
     assert list(loaded) == system.ema.names
     assert all(torch.equal(loaded[n], s) for n, s in zip(system.ema.names, system.ema.shadow, strict=True))
     assert not torch.equal(weights(pipeline), weights(system.pipeline))
     assert not any(part.training for part in pipeline.modules())
-    assert saved == build.plain(cfg)
+    assert saved == plain(cfg)
     assert about["step"] == 4
 
-    recipe, labels = build.recipe(saved), torch.arange(4)
+    recipe, labels = recipe_of(saved), torch.arange(4)
     with system.ema.swapped():
         (mine,) = system.pipeline.generate(recipe, range(4), labels, 0, 4)
     (again,) = pipeline.generate(recipe, range(4), labels, 0, 4)
@@ -285,7 +287,7 @@ def test_a_loaded_run_has_exactly_the_averaged_weights_and_is_ready_to_sample(co
 
 def test_a_run_that_is_loaded_into_a_system_goes_on_with_its_average(command_line_run, tmp_path):
     _, folder, cfg = command_line_run
-    parts = build.parts(cfg)
+    parts = assembled(cfg)
     again = make_system(cfg, parts)
     trainer = tiny_trainer(tmp_path / "again", max_steps=6, val_check_interval=1000)
     data = ImageDataModule(parts.source, 8, seed=5)

@@ -3,8 +3,9 @@
 import pytest
 from omegaconf import OmegaConf
 
+from denoiselab.assembly.configuration import CONF, composed
 from denoiselab.cli import checks, limits, run_options
-from denoiselab.cli.entry import CONF, check, composed
+from denoiselab.cli.entry import check
 from denoiselab.errors import ConfigError, IncompatibleError
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_resume import train
 
-from denoiselab.assembly import parts as build
+from denoiselab.assembly.sampling import recipe as recipe_of
 from denoiselab.codecs.diffusers import DiffusersVAE, diffusers
 from denoiselab.errors import IncompatibleError, RunError
-from denoiselab.runs import load as runs
+from denoiselab.runs.load import open_run
 
 pytestmark = pytest.mark.slow  # diffusers takes seconds to import
 QUICK = [
@@ -94,14 +94,14 @@ def test_a_run_trains_in_its_latents_samples_and_refuses_other_weights_in_its_pl
         "pipeline.codec.shift",
         "pipeline.codec.scale",
     }
-    pipeline, cfg, _ = runs.load(str(run), "last", torch.device("cpu"))
-    images = pipeline.sample(build.recipe(cfg), range(2), torch.arange(2), seed=0).images
+    pipeline, cfg, _ = open_run(str(run), "last", torch.device("cpu"))
+    images = pipeline.sample(recipe_of(cfg), range(2), torch.arange(2), seed=0).images
     assert images.shape == (2, 1, 8, 8)
     said = train(f"run={run}", "resume=true", "trainer.max_steps=3")
     assert said.status == 0, said.err
     saved(vae, seed=1)
     with pytest.raises(RunError, match=r"has other weights than this run was trained with \(sha256 \w{16}, and they"):
-        runs.load(str(run), "last", torch.device("cpu"))
+        open_run(str(run), "last", torch.device("cpu"))
     said = train(f"run={run}", "resume=true", "trainer.max_steps=4")
     assert said.status == 2
     assert "has other weights than this run was trained with" in said.err

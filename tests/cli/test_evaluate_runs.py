@@ -22,14 +22,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
+from denoiselab.assembly.configuration import CONF, composed
 from denoiselab.cli import main, named_runs, run_options
-from denoiselab.cli.entry import CONF, composed
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.errors import RunError
 from denoiselab.pictures import grid
 from denoiselab.runs import evaluations as kept
 from denoiselab.runs import identity, state
 from denoiselab.runs import load as runs
+from denoiselab.runs.load import open_run
 from test_logging import records, run_record
 
 TRAINED = """
@@ -357,7 +358,7 @@ def hashed(place):
     def of(*words: str, job: str = "0", looked_through: str = "digest") -> str:
         run_options.register([f"run={place / 'sweep' / job}"], OmegaConf.create)
         cfg = composed("evaluate", [f"run={place / 'sweep' / job}", "metrics=fid", *words])
-        pipeline, trained, about = runs.load(cfg.run, cfg.checkpoint, torch.device("cpu"), cfg.ema)
+        pipeline, trained, about = open_run(cfg.run, cfg.checkpoint, torch.device("cpu"), cfg.ema)
         from hydra.utils import instantiate
 
         return identity.identity(cfg, trained, pipeline, instantiate(trained.data), looked_through, about["origin"])
@@ -412,7 +413,7 @@ def test_the_folder_has_the_first_samples_of_the_seed_and_figures_with_their_pro
     evaluated(place, "run=sweep/0", "n=50", "batch_size=40", "seed=5")
     (folder,) = found(there / "sweep" / "0")
     made = figures(folder)
-    pipeline, cfg, _ = runs.load("sweep/0", "last", torch.device("cpu"))
+    pipeline, cfg, _ = open_run("sweep/0", "last", torch.device("cpu"))
     samples = pipeline.sample(recipe(cfg), range(40), balanced_labels(range(40), 2), 5).images
     assert np.array_equal(np.asarray(Image.open(folder / "grid.png")), grid(samples, 10))
     expected = {"run": "sweep/0", "checkpoint": "last", "step": 2, "ema": "decay=0.999", "sample_seed": 5, "n": 50}
@@ -446,7 +447,7 @@ def test_an_evaluation_is_a_wandb_run_of_its_own_in_the_group_of_its_run(place, 
     assert not any("from_run" in tag for tag in run.tags)
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert (config["run"], config["step"], config["sampler"]["steps"]) == ("sweep/1", 2, 2)
-    assert config["trained"]["schedule"] == plain(runs.load("sweep/1", "last", torch.device("cpu"))[1])["schedule"]
+    assert config["trained"]["schedule"] == plain(open_run("sweep/1", "last", torch.device("cpu"))[1])["schedule"]
     assert {k: summary[k] for k in ("fid", "floor", "n", "nfe", "sampler", "identity")}.items() <= figures(
         folder
     ).items()

@@ -8,7 +8,7 @@ from PIL import Image
 from test_main import say
 
 from conftest import Projection
-from denoiselab.cli.entry import CONF
+from denoiselab.assembly.configuration import CONF
 from denoiselab.data import Digits
 
 EXACT = sorted(path.stem for path in (CONF / "analytic").glob("*.yaml") if path.stem != "none")

@@ -18,7 +18,7 @@ from PIL import Image
 from test_main import say
 
 from denoiselab.errors import RunError
-from denoiselab.runs import load as runs
+from denoiselab.runs.checkpoint import read as read_checkpoint
 
 SMALL = ["data=digits", "backbone=mlp", "backbone.width=16", "backbone.depth=1", "batch_size=8", "sampler.steps=3"]
 SMALL += ["metrics=none", "likelihood=none", "logger=csv", "trainer=cpu", "trainer.max_steps=6"]
@@ -49,7 +49,7 @@ def train(monkeypatch, capsys, tmp_path):
 
 
 def step_of(folder: Path, name: str = "last") -> int:
-    return runs.read(folder / "checkpoints" / f"{name}.ckpt")["global_step"]
+    return read_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["global_step"]
 
 
 def files(folder: Path) -> set[str]:
@@ -69,7 +69,7 @@ def test_a_learning_rate_that_diverges_stops_the_run_and_names_the_last_good_che
     step = step_of(tmp_path / "run")
     assert f"last.ckpt of step {step} is good" in err
     assert state(tmp_path / "run")[0] == "failed"
-    weights = runs.read(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"].values()
+    weights = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"].values()
     assert all(value.isfinite().all() for value in weights)
 
 
@@ -209,7 +209,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_the_one_before_it_offere
         )
     why = "is not a checkpoint of denoiselab" if damage == "another program's" else "is damaged or no checkpoint"
     with pytest.raises(RunError, match=f"last.ckpt {why}.*; there is checkpoint=previous of step 4$") as refused:
-        runs.read(path)
+        read_checkpoint(path)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "made").exists()  # nothing in the file is run
     if damage == "truncated":  # as the command line has it, and what it offers

@@ -11,7 +11,7 @@ from test_main import SMALL, say
 
 from cases import SAMPLERS, SCHEDULES, over
 from denoiselab.analytic import Gaussian
-from denoiselab.cli.entry import CONF, composed
+from denoiselab.assembly.configuration import CONF, composed
 from denoiselab.spacings import LogSNR
 
 

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from conftest import composed, tiny_pipeline, tiny_recipe
-from denoiselab.assembly import parts as build
+from denoiselab.assembly.configuration import composed as plain
+from denoiselab.assembly.sampling import recipe as recipe_of
 from denoiselab.cli import train
-from denoiselab.cli.entry import composed as plain
 from denoiselab.codecs import KL, Identity, Latents
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.guidance import Autoguidance, Classifier
 from denoiselab.pipeline import Recipe
 from denoiselab.runs import guides
-from denoiselab.runs import load as runs
+from denoiselab.runs.load import open_run, requested
 
 QUICK = "trainer=cpu logger=csv metrics=none likelihood=none callbacks=classifier batch_size=64"
 
@@ -43,8 +44,8 @@ def model(tmp_path_factory) -> str:
 def test_a_classifier_learns_clean_images_well_and_knows_nothing_of_pure_noise(classifier):
     guide = guides.classifier(classifier)
     source = plain("train", []).data
-    test = build.instantiate(source).test.__getitems__(range(360))
-    x0, cosine = test["image"].double() / 127.5 - 1, build.instantiate(plain("train", ["schedule=cosine"]).schedule)
+    test = instantiate(source).test.__getitems__(range(360))
+    x0, cosine = test["image"].double() / 127.5 - 1, instantiate(plain("train", ["schedule=cosine"]).schedule)
     right = {}
     for t in (0.05, 1.0):  # asked in another schedule's terms than it was trained in
         alpha, sigma = cosine(t)
@@ -57,9 +58,9 @@ def test_a_classifier_learns_clean_images_well_and_knows_nothing_of_pure_noise(c
 
 @pytest.mark.slow
 def test_guidance_by_a_classifier_raises_what_it_thinks_of_the_images(classifier, model):
-    pipeline, _, _ = runs.load(model, "last", torch.device("cpu"))
+    pipeline, _, _ = open_run(model, "last", torch.device("cpu"))
     cfg = plain("train", ["sampler.steps=20", "threshold=none"])
-    recipe, labels = build.recipe(cfg), torch.arange(50) % 10
+    recipe, labels = recipe_of(cfg), torch.arange(50) % 10
     guide = guides.classifier(classifier)
     t = torch.full((50,), 1e-4, dtype=torch.float64)
     thought = {}
@@ -73,12 +74,12 @@ def test_guidance_by_a_classifier_raises_what_it_thinks_of_the_images(classifier
 
 @pytest.mark.slow
 def test_the_words_of_guided_sampling_say_by_which_run_and_which_file_of_it(classifier, model):
-    pipeline, _, _ = runs.load(model, "last", torch.device("cpu"))
+    pipeline, _, _ = open_run(model, "last", torch.device("cpu"))
     for words, key in (
         (["guidance=classifier", f"guidance.classifier.run={classifier}"], "guidance.classifier.run"),
         (["guidance=autoguidance", f"guidance.weak.run={model}"], "guidance.weak.run"),
     ):
-        recipe = build.recipe(plain("train", [*words, "sampler.steps=3"]))
+        recipe = recipe_of(plain("train", [*words, "sampler.steps=3"]))
         run = recipe.words[key]
         assert run in (classifier, model)
         assert recipe.words[key.replace(".run", ".checkpoint")] == "last"
@@ -96,7 +97,7 @@ def test_a_run_of_the_other_kind_is_no_guide(classifier, model):
         guides.weak_model(classifier)
     with pytest.raises(RunError, match="makes no images"):
         given = {"run": classifier, "analytic": None, "checkpoint": "last", "device": "cpu", "ema": None}
-        runs.given(OmegaConf.create(given))
+        requested(OmegaConf.create(given))
 
 
 def latents(seed: int, scale: float = 2.0) -> Latents:

@@ -10,8 +10,8 @@ from PIL import Image
 from test_main import say
 
 from conftest import Projection
-from denoiselab.assembly import parts as build
-from denoiselab.cli.entry import composed
+from denoiselab.assembly.configuration import composed
+from denoiselab.assembly.evaluation import check_with
 from denoiselab.data import Digits
 from denoiselab.data.source import spread
 from denoiselab.errors import IncompatibleError
@@ -132,4 +132,4 @@ def test_a_model_that_was_trained_to_inpaint_is_given_no_second_mask(conditionin
     OmegaConf.set_struct(trained, False)  # as it is in a checkpoint
     asked = OmegaConf.create({"inpainting": {"_target_": "denoiselab.inpainting.Replacement", "mask": "box"}})
     with pytest.raises(IncompatibleError, match="conditioning=inpainting has masks of its own"):
-        build.check_again(trained, asked)
+        check_with(trained, asked)

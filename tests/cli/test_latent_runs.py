@@ -5,19 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_resume import train
 
 from conftest import weights
-from denoiselab.assembly import parts as build
-from denoiselab.cli.entry import composed
+from denoiselab.assembly.configuration import composed
+from denoiselab.assembly.model import pipeline as model_of
+from denoiselab.assembly.sampling import recipe as recipe_of
 from denoiselab.codecs import KL, VQ, Latents
 from denoiselab.data.source import to_float
 from denoiselab.runs import codecs as frozen
 from denoiselab.runs import guides
-from denoiselab.runs import load as runs
+from denoiselab.runs.configuration import saved_config
+from denoiselab.runs.load import open_run
 from denoiselab.tools.selftest import compared
 from denoiselab.training import fit
+from denoiselab.training.parts import parts as assembled
 
 QUICK = [
     *["trainer=cpu", "logger=csv", "batch_size=100", "trainer.log_every_n_steps=1", "optimizer.warmup_steps=1"],
@@ -64,14 +68,14 @@ def gone(kl):
 
 
 def loaded(folder: Path | str):
-    return runs.load(str(folder), "last", torch.device("cpu"))
+    return open_run(str(folder), "last", torch.device("cpu"))
 
 
 def test_the_codec_is_that_of_the_other_runs_averages_scaled_to_unit_variance(kl, run):
     codec, own = loaded(run)[0].codec, loaded(kl)[0].codec
     assert isinstance(codec, Latents)
     assert all(torch.equal(a, b) for a, b in zip(codec.model.parameters(), own.parameters(), strict=True))
-    images = to_float(build.parts(composed("train", [])).source.train.images)
+    images = to_float(assembled(composed("train", [])).source.train.images)
     z = codec.encode(images).double()
     # Shift and scale are of float32 latents of batches of 500, which round differently in one batch.
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-4)
@@ -91,17 +95,16 @@ def test_nothing_of_it_is_trained_or_averaged_and_its_description_says_what_it_i
 
 def test_samples_and_an_export_need_the_codecs_folder_no_more(run, gone, tmp_path):
     pipeline, cfg, _ = loaded(run)
-    recipe, labels = build.recipe(cfg), torch.arange(4)
+    recipe, labels = recipe_of(cfg), torch.arange(4)
     images = pipeline.sample(recipe, range(4), labels, seed=0).images
     assert images.shape == (4, 1, 8, 8)
 
-    from denoiselab.cli import run_options
     from denoiselab.runs import export as exports
 
     about = last(run)["denoiselab"]
     facts = {key: about[key] for key in ("config", "image_shape", "num_classes", "class_names")}
     facts |= {"step": 4, "checkpoint": "last", "ema": "decay=0.999", "code": "0"}
-    facts["unresolved"] = OmegaConf.to_container(run_options.saved_config(run), resolve=False)
+    facts["unresolved"] = OmegaConf.to_container(saved_config(run), resolve=False)
     exports.write(tmp_path / "model.safetensors", pipeline.state_dict(), facts)
     again = loaded(tmp_path / "model.safetensors")[0]
     assert torch.equal(again.sample(recipe, range(4), labels, seed=0).images, images)
@@ -134,9 +137,9 @@ def test_training_with_latents_kept_on_disk_is_training_with_latents_encoded_ane
 def test_mirrored_images_have_the_latents_of_mirrored_images(home, kl):
     cfg = composed("train", [*QUICK, *LATENT, f"codec.run={kl}", f"cache={home / 'cache'}"])
     frozen.describe(cfg)
-    source = build.instantiate(cfg.data)
+    source = instantiate(cfg.data)
     source.flip = True
-    pipeline = build.pipeline(cfg, source.facts)
+    pipeline = model_of(cfg, source.facts)
     data = frozen.ready(pipeline.codec, cfg, source)
     batch = data.train.__getitems__(range(500))
     mirrored = pipeline.codec.encode(to_float(batch["image"].flip(-1)))
@@ -172,7 +175,7 @@ def test_a_classifier_of_noisy_latents_guides_a_diffusion_of_latents(home, kl, r
     for scale in (0.0, 50.0):
         guided.guidance.scale = scale
         cfg.guidance = guided.guidance
-        made.append(pipeline.sample(build.recipe(cfg), range(4), torch.arange(4), seed=0).images)
+        made.append(pipeline.sample(recipe_of(cfg), range(4), torch.arange(4), seed=0).images)
     assert not torch.equal(*made)
     assert isinstance(guides.classifier(str(home / "classifier")).pipeline.codec, Latents)
 
@@ -255,7 +258,7 @@ def test_a_run_that_is_no_autoencoders_and_data_of_other_channels_are_refused(kl
 def test_each_of_these_experiments_is_built_and_takes_a_step(kl, home):
     for words in (["experiment=autoencoder"], ["experiment=vq"], ["experiment=latent", f"codec.run={kl}"]):
         cfg = composed("train", [*words, f"cache={home / 'cache'}", "metrics=none"])
-        parts = build.parts(cfg)
+        parts = assembled(cfg)
         system = fit.make_system(cfg, parts)
         sampled = system.pipeline.sample(parts.recipe, range(2), torch.arange(2), seed=0)
         assert sampled.images.shape == (2, 1, 8, 8)

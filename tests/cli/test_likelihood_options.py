@@ -10,15 +10,16 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
 from denoiselab.analytic import gaussian
-from denoiselab.assembly import parts as build
+from denoiselab.assembly.configuration import CONF, composed
+from denoiselab.assembly.evaluation import likelihood as likelihood_of
 from denoiselab.cli import main
-from denoiselab.cli.entry import CONF, composed
 from denoiselab.codecs import Codec
 from denoiselab.data import Digits
 from denoiselab.data.source import to_float
 from denoiselab.errors import IncompatibleError
 from denoiselab.randomness import generator
 from denoiselab.schedules import cosine
+from denoiselab.training.parts import parts as assembled
 
 SMALL = ["backbone=mlp", "backbone.width=16", "backbone.depth=1", "batch_size=8", "metrics=none", "logger=csv"]
 TRAIN = [*SMALL, "trainer=cpu", "trainer.max_steps=2", "trainer.val_check_interval=2", "sampler.steps=2"]
@@ -39,8 +40,8 @@ def say(monkeypatch, command: str, *words: str) -> int:
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "none"])
 def test_each_option_gives_finite_bits_of_a_network_as_it_is_drawn(option):
     cfg = composed("train", [*SMALL, f"likelihood={option}", "likelihood.n=3", FEW[option]])
-    parts = build.parts(cfg)
-    judged = build.likelihood(cfg, parts.source)(parts.pipeline)
+    parts = assembled(cfg)
+    judged = likelihood_of(cfg, parts.source)(parts.pipeline)
     assert judged.name == "bits_per_dim"
     assert 0 < judged.figures["bits_per_dim"] < 20
     assert judged.figures["likelihood.n"] == 3
@@ -51,8 +52,8 @@ def test_each_option_gives_finite_bits_of_a_network_as_it_is_drawn(option):
 def test_each_is_finite_at_the_ends_of_every_kind_of_schedule(schedule, option):
     words = [*f"schedule={schedule}".split(), f"likelihood={option}", "likelihood.n=2", FEW[option]]
     cfg = composed("train", [*SMALL, "loss=vlb", *words])
-    parts = build.parts(cfg)
-    assert build.likelihood(cfg, parts.source)(parts.pipeline).figures["bits_per_dim"] > 0
+    parts = assembled(cfg)
+    assert likelihood_of(cfg, parts.source)(parts.pipeline).figures["bits_per_dim"] > 0
 
 
 class Autoencoder(Codec):
@@ -68,8 +69,8 @@ class Autoencoder(Codec):
 def test_latents_are_refused_when_the_run_is_built(monkeypatch):
     monkeypatch.setattr("denoiselab.codecs.Identity", Autoencoder)  # which conf/codec/identity.yaml names
     with pytest.raises(IncompatibleError, match="bits/dim of latents"):
-        build.parts(composed("train", SMALL))
-    build.parts(composed("train", [*SMALL, "likelihood=none"]))
+        assembled(composed("train", SMALL))
+    assembled(composed("train", [*SMALL, "likelihood=none"]))
 
 
 @pytest.mark.slow

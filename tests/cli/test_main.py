@@ -10,8 +10,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from denoiselab.assembly.configuration import CONF
+from denoiselab.assembly.sampling import recipe as recipe_of
 from denoiselab.cli import main
-from denoiselab.cli.entry import CONF
+from denoiselab.runs.load import open_run
 
 ROOT = CONF.parent
 SMALL = ["backbone=mlp", "backbone.width=32", "backbone.depth=1", "batch_size=32", "metrics.n=20", "sampler.steps=4"]
@@ -163,7 +165,6 @@ def test_the_default_experiment_draws_digits_that_an_independent_classifier_read
 
     from denoiselab.conditioning.wishes import balanced_labels
     from denoiselab.data import Digits
-    from denoiselab.runs import load as runs
 
     run = tmp_path / "run"
     words = [f"hydra.run.dir={run}", f"cache={tmp_path}", "trainer=cpu"]
@@ -178,9 +179,8 @@ def test_the_default_experiment_draws_digits_that_an_independent_classifier_read
     pixels = [source.train.__getitems__(range(1437)), source.test.__getitems__(range(360))]
     judge = SVC().fit(pixels[0]["image"].flatten(1), pixels[0]["label"])
     assert judge.score(pixels[1]["image"].flatten(1), pixels[1]["label"]) >= 0.98
-    pipeline, cfg, _ = runs.load(str(run), "last", torch.device("cpu"))
-    from denoiselab.assembly import parts as build
+    pipeline, cfg, _ = open_run(str(run), "last", torch.device("cpu"))
 
     labels = balanced_labels(range(1000), 10)
-    images = torch.cat([b.images for b in pipeline.generate(build.recipe(cfg), range(1000), labels, 1, 250)])
+    images = torch.cat([b.images for b in pipeline.generate(recipe_of(cfg), range(1000), labels, 1, 250)])
     assert judge.score(images.flatten(1), labels) >= 0.97

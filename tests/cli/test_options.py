@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
-from denoiselab.assembly import parts as build
 from denoiselab.assembly import rules
+from denoiselab.assembly.configuration import CONF, Loader, composed
+from denoiselab.assembly.sampling import recipe as recipe_of
 from denoiselab.cli import checks
-from denoiselab.cli.entry import CONF, composed
 from denoiselab.conditioning import Wishes
 from denoiselab.conditioning.wishes import numbered
 from denoiselab.data import ImageDataModule
@@ -35,6 +35,8 @@ from denoiselab.samplers.sampler import precise
 from denoiselab.tools import refusals
 from denoiselab.training import fit
 from denoiselab.training.callbacks import LossByLogSNR
+from denoiselab.training.parts import Parts
+from denoiselab.training.parts import parts as assembled
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts the files
 MODEL_AXES = (
@@ -79,13 +81,13 @@ def assembled(base: DictConfig, **chosen: str) -> DictConfig:
 
 def refusal(words: list[str]) -> str | None:
     try:
-        checks.check_words(words, CONF, lambda chosen: composed("train", chosen))
+        checks.check(Loader("train"), words)
     except ConfigError as error:
         return str(error)
     return None
 
 
-def with_voice(parts: build.Parts) -> build.Parts:
+def with_voice(parts: Parts) -> Parts:
     """The same parts, with no weight of the networks 0: as built, their last layers are, and silence all the others."""
     for network in (parts.pipeline.denoiser.backbone, parts.pipeline.conditioner):
         for parameter in network.parameters():
@@ -93,7 +95,7 @@ def with_voice(parts: build.Parts) -> build.Parts:
     return parts
 
 
-def learn(parts: build.Parts, batch: dict[str, Tensor]) -> None:
+def learn(parts: Parts, batch: dict[str, Tensor]) -> None:
     """The losses of a batch are finite, and so is their gradient, which reaches every tensor of the network."""
     x0 = parts.pipeline.codec.encode(to_float(batch["image"]))
     told = numbered(parts.pipeline.conditioner, batch, range(len(x0)))
@@ -106,7 +108,7 @@ def learn(parts: build.Parts, batch: dict[str, Tensor]) -> None:
         assert 0 < parameter.grad.abs().max() < math.inf
 
 
-def step(parts: build.Parts) -> None:
+def step(parts: Parts) -> None:
     """One training step and two samples, all finite; a classifier makes none."""
     learn(with_voice(parts), parts.source.train.__getitems__(range(3)))
     if isinstance(parts.objective, CrossEntropy):
@@ -154,7 +156,7 @@ def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_p
     words = small(f"{axis}={option}", *WITH.get((axis, option), []), "sampler.steps=3")
     assert refusal(words) is None
     cfg = composed("train", words)
-    parts = build.parts(cfg)
+    parts = assembled(cfg)
     step(parts)
     system = fit.make_system(cfg, parts)
     trainer = fit.make_trainer(composed("train", [*words, *QUICK]), tmp_path, [])
@@ -168,7 +170,7 @@ def test_every_schedule_parameterization_and_loss_has_finite_errors_at_the_log_s
     for axis in ("schedule", "parameterization", "loss"):
         for option in of(axis):
             cfg = composed("train", small(f"{axis}={option}", *WITH.get((axis, option), [])))
-            parts = build.parts(cfg)
+            parts = assembled(cfg)
             with_voice(parts)
             rows = LossByLogSNR(n=12, levels=4).measured(fit.make_system(cfg, parts), parts.source)
             assert len(rows) >= (24 if axis != "schedule" else 15), option
@@ -177,11 +179,11 @@ def test_every_schedule_parameterization_and_loss_has_finite_errors_at_the_log_s
             )
 
 
-def assembled_parts(base: DictConfig, **chosen: str) -> build.Parts | None:
+def assembled_parts(base: DictConfig, **chosen: str) -> Parts | None:
     """The parts of these options; None where they are refused, by the rules and by the parts alike."""
     cfg = assembled(base, **chosen)
     try:
-        parts = build.parts(cfg)
+        parts = assembled(cfg)
     except IncompatibleError as reason:
         assert any(word in str(reason) for word in ("take", "predict"))
         with pytest.raises(IncompatibleError, match="take"):
@@ -201,7 +203,7 @@ def recipe_of(base: DictConfig, **chosen: str) -> Recipe:
     cfg.sampler.steps = 3
     if chosen["sampler"] == "ode":
         cfg.sampler.rtol = cfg.sampler.atol = 0.1
-    return build.recipe(cfg)
+    return recipe_of(cfg)
 
 
 def refuses(sampler: str, schedule: str) -> bool:
@@ -271,7 +273,7 @@ def test_every_sampler_with_every_spacing_schedule_guidance_and_threshold_makes_
 def guides_of(base: DictConfig) -> dict[str, Guidance]:
     """Guidance by other models: class scores that are linear in x_t, and a weak model with a schedule of its own."""
     weight = torch.randn(64, 10)
-    weak = guides.WeakGuide(with_voice(build.parts(base)).pipeline)
+    weak = guides.WeakGuide(with_voice(assembled(base)).pipeline)
     return {
         "classifier": Classifier(lambda x_t, t, schedule: x_t.flatten(1) @ weight),
         "autoguidance": Autoguidance(weak),
@@ -279,7 +281,7 @@ def guides_of(base: DictConfig) -> dict[str, Guidance]:
 
 
 @torch.inference_mode()
-def drawn(parts: build.Parts, recipe: Recipe) -> Tensor:
+def drawn(parts: Parts, recipe: Recipe) -> Tensor:
     """What a sampler makes of one seed, before it is rounded to pixels."""
     torch.manual_seed(0)
     process = parts.pipeline.denoiser.schedule
@@ -343,7 +345,7 @@ def test_each_data_set_takes_a_step(option, tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
         words += [f"data.root={tmp_path}", "data.size=16"]
     assert refusal(small(*words)) is None
-    step(build.parts(composed("train", small(*words))))
+    step(assembled(composed("train", small(*words))))
 
 
 def test_images_without_classes_are_refused_with_what_to_take_and_run_with_it(tmp_path):
@@ -351,8 +353,8 @@ def test_images_without_classes_are_refused_with_what_to_take_and_run_with_it(tm
         Image.fromarray(np.full((16, 16), 60 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
     words = small("data=image_folder", f"data.root={tmp_path}", "data.size=16", "sampler.steps=1")
     with pytest.raises(ConfigError, match="conditioning=none guidance=none metrics=none"):
-        build.parts(composed("train", words))
-    step(build.parts(composed("train", [*words, "conditioning=none", "guidance=none", "metrics=none"])))
+        assembled(composed("train", words))
+    step(assembled(composed("train", [*words, "conditioning=none", "guidance=none", "metrics=none"])))
 
 
 @pytest.mark.parametrize("option", options("callbacks"))
@@ -365,7 +367,7 @@ def test_each_callback_is_built(option):
 def test_each_experiment_takes_a_step(option):
     words = [f"experiment={option}", "sampler.steps=1"]
     assert refusal(words) is None
-    step(build.parts(composed("train", words)))
+    step(assembled(composed("train", words)))
 
 
 def test_the_schedule_of_the_readme_works_as_it_is_written_there(tmp_path, monkeypatch):
@@ -379,7 +381,7 @@ def test_the_schedule_of_the_readme_works_as_it_is_written_there(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("denoiselab.cli.entry.CONF", conf)
     cfg = composed("train", small("schedule=linear_log_snr", "schedule.end=-12", "sampler.steps=2"))
-    parts = build.parts(cfg)
+    parts = assembled(cfg)
     schedule = parts.pipeline.denoiser.schedule
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
     assert torch.allclose(schedule.log_snr(t), 10 - 22 * t, rtol=0, atol=1e-9)

@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 from test_main import say
 
-from denoiselab.assembly import parts as build
 from denoiselab.assembly import rules
+from denoiselab.assembly.configuration import composed
 from denoiselab.cli import checks
-from denoiselab.cli.entry import check, composed
+from denoiselab.cli.entry import check
 from denoiselab.data import Points
 from denoiselab.data.points import moons
 from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.training.parts import parts as assembled
 
 TINY = [
     "data.train=64",
@@ -48,19 +49,19 @@ def test_what_has_no_meaning_is_refused_by_the_checks_and_by_the_parts_with_what
     with pytest.raises(IncompatibleError, match=told):
         rules.check_rules(cfg)
     with pytest.raises(IncompatibleError, match=told):
-        build.parts(cfg)
+        assembled(cfg)
 
 
 @pytest.mark.parametrize("words", ["data=moons", "data=checkerboard backbone=relu_mlp", "data=pinwheel data.dim=9"])
 def test_what_has_a_meaning_is_accepted(words):
     check("train", ["experiment=points", *words.split()], multirun=False)
     cfg = composed("train", ["experiment=points", *words.split()])
-    assert build.parts(cfg).pipeline.image_shape == (cfg.data.dim,)
+    assert assembled(cfg).pipeline.image_shape == (cfg.data.dim,)
 
 
 def test_classes_of_points_that_have_none_are_refused_with_those_that_have():
     with pytest.raises(ConfigError, match="data=swiss_roll has none: take conditioning=none"):
-        build.parts(composed("train", ["experiment=points", *CLASSES]))
+        assembled(composed("train", ["experiment=points", *CLASSES]))
 
 
 @pytest.fixture(scope="module")

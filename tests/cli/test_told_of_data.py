@@ -3,11 +3,12 @@
 import pytest
 from hydra.utils import instantiate
 
-from denoiselab.assembly import parts as build
+from denoiselab.assembly import rules
+from denoiselab.assembly.configuration import Loader, composed
 from denoiselab.cli import checks
-from denoiselab.cli.entry import CONF, composed
 from denoiselab.data import Composition
 from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.training.parts import parts as assembled
 
 NEEDS = [("segmentation", "segmentation"), ("layout", "boxes"), ("layout_channels", "boxes")]
 
@@ -16,16 +17,16 @@ NEEDS = [("segmentation", "segmentation"), ("layout", "boxes"), ("layout_channel
 def test_images_without_boxes_or_masks_are_refused_by_the_words_alone(option, key):
     for words in ([f"conditioning={option}"], ["conditioning=several", f"conditioning@conditioning.second={option}"]):
         with pytest.raises(ConfigError, match=f"needs {key}, and .* take data=composition") as error:
-            checks.check_words(words, CONF, lambda chosen: composed("train", chosen))
+            checks.check(Loader("train"), words)
         assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("option", "key"), NEEDS)
 def test_any_other_data_without_them_are_refused_when_the_parts_are_built(option, key, monkeypatch):
     cfg = composed("train", [f"conditioning={option}", "metrics=none", "likelihood=none"])
-    monkeypatch.setattr(build.rules, "check_rules", lambda *_: None)  # they know this data set, but not each
+    monkeypatch.setattr(rules, "check_rules", lambda *_: None)  # they know this data set, but not each
     with pytest.raises(IncompatibleError, match=f"needs {key}, and data=digits has none; take data=composition"):
-        build.parts(cfg)
+        assembled(cfg)
 
 
 @pytest.mark.parametrize(("option", "key"), NEEDS)
@@ -34,7 +35,7 @@ def test_images_that_are_mirrored_without_what_is_told_of_them_are_refused(optio
     words = ["data=composition", "data.train=4", "data.test=4", f"conditioning={option}"]
     cfg = composed("train", [*words, "metrics=none", "likelihood=none"])
     with pytest.raises(IncompatibleError, match=f"their {key} would stay as they are; take data.flip=false"):
-        build.parts(cfg)
+        assembled(cfg)
 
 
 def test_scenes_have_what_is_told():
@@ -54,11 +55,11 @@ def test_scenes_have_what_is_told():
 )
 def test_scenes_of_nothing_are_refused_by_the_words_alone(words, said):
     with pytest.raises(ConfigError, match=said):
-        checks.check_words(["data=composition", *words], CONF, lambda chosen: composed("train", chosen))
+        checks.check(Loader("train"), ["data=composition", *words])
 
 
 @pytest.mark.parametrize("words", [[], ["data=composition", "conditioning=segmentation"]])
 def test_fewer_classes_than_the_data_have_are_refused_when_the_parts_are_built(words):
     cfg = composed("train", [*words, "conditioning.num_classes=5", "metrics=none", "likelihood=none"])
     with pytest.raises(ConfigError, match=r"conditioning\.num_classes=5 leaves out .* 10 classes .* leave it null"):
-        build.parts(cfg)
+        assembled(cfg)

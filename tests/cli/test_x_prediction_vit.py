@@ -9,18 +9,20 @@ import torch
 from PIL import Image
 from test_main import say
 
-from denoiselab.assembly import parts as build
-from denoiselab.cli.entry import check, composed
+from denoiselab.assembly.configuration import composed
+from denoiselab.cli.entry import check
 from denoiselab.data.source import to_float
 from denoiselab.errors import IncompatibleError
 from denoiselab.pictures import side_by_side
 from denoiselab.report.grid import ImageTable
+from denoiselab.training.parts import Parts
+from denoiselab.training.parts import parts as assembled
 
 EXPERIMENT = "experiment=x_prediction_vit"
 
 
-def parts(parameterization: str) -> build.Parts:
-    made = build.parts(composed("train", [EXPERIMENT, f"parameterization={parameterization}", "backbone.patch=16"]))
+def parts(parameterization: str) -> Parts:
+    made = assembled(composed("train", [EXPERIMENT, f"parameterization={parameterization}", "backbone.patch=16"]))
     for parameter in made.pipeline.denoiser.backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     made.pipeline.double()

@@ -6,8 +6,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from denoiselab.cli.checks import check_words
-from denoiselab.cli.entry import CONF, composed
+from denoiselab.assembly.configuration import Loader
+from denoiselab.cli.checks import check
 from denoiselab.data import Digits, digits
 from denoiselab.errors import ConfigError, IncompatibleError
 
@@ -97,7 +97,7 @@ def test_a_size_that_is_no_multiple_of_8_is_refused_in_one_line(size):
 
 def test_on_the_command_line_too_before_anything_is_built():
     def words(size: int) -> None:
-        check_words(["data=digits", f"data.size={size}"], CONF, lambda chosen: composed("train", chosen))
+        check(Loader("train"), ["data=digits", f"data.size={size}"])
 
     words(24)
     with pytest.raises(IncompatibleError, match=r"no multiple of 8; take data\.size=16 or 32$"):

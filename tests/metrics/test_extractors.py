@@ -24,15 +24,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conftest import Specks
-from denoiselab.assembly import parts as build
 from denoiselab.assembly import rules
+from denoiselab.assembly.configuration import CONF, Loader, composed
 from denoiselab.cli import checks
-from denoiselab.cli.entry import CONF, composed
 from denoiselab.data.source import InMemory
 from denoiselab.errors import ConfigError
 from denoiselab.metrics import Evaluation, Extractor
 from denoiselab.metrics.extractors import clip, dinov2, inception, weights
 from denoiselab.metrics.extractors.pretrained import TOGETHER
+from denoiselab.training.parts import parts as assembled
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY_CLIP = TINY | {"image_size": 32, "patch_size": 8, "intermediate_size": 64, "projection_dim": 16}
@@ -352,8 +352,8 @@ def words(option: str, *more: str) -> list[str]:
 @both
 def test_the_option_is_built_and_gives_figures_that_name_it(folder, tmp_path, option):
     cfg = composed("train", words(option, f"metrics.weights={folder / option}", f"cache={tmp_path}", "sampler.steps=1"))
-    checks.check_words(words(option, f"metrics.weights={folder / option}"), CONF, partial(composed, "train"))
-    parts = build.parts(cfg)
+    checks.check(Loader("train"), words(option, f"metrics.weights={folder / option}"))
+    parts = assembled(cfg)
     extractor = instantiate(cfg.metrics.extractor)(parts.source)
     some = InMemory(parts.source.train.images[:40], parts.source.train.labels[:40])
 
@@ -375,7 +375,7 @@ def test_the_option_is_built_and_gives_figures_that_name_it(folder, tmp_path, op
 )
 def test_weights_that_are_not_there_are_refused_before_training(given, told, monkeypatch):
     monkeypatch.chdir(CONF.parent)
-    assert told in refused(lambda: build.parts(composed("train", given)))
+    assert told in refused(lambda: assembled(composed("train", given)))
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_weights_that_are_not_there_are_refused_before_training(given, told, mon
     ],
 )
 def test_weights_that_do_not_go_with_the_option_are_refused_by_the_words_alone(given, told):
-    assert told in refused(lambda: checks.check_words(given, CONF, partial(composed, "train")))
+    assert told in refused(lambda: checks.check(Loader("train"), given))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from conftest import REPOSITORY, Specks, tiny_recipe
-from denoiselab.assembly import parts as build
-from denoiselab.cli.entry import composed
+from denoiselab.assembly.configuration import composed
 from denoiselab.codecs import Identity
 from denoiselab.conditioning import Unconditional
 from denoiselab.data.source import InMemory
@@ -30,6 +29,7 @@ from denoiselab.metrics import FID, KID, Evaluation, InceptionScore
 from denoiselab.metrics.extractors import Inception, inception
 from denoiselab.metrics.extractors.inception_v3 import WEIGHTS
 from denoiselab.pipeline import Generated
+from denoiselab.training.parts import parts as assembled
 
 pytestmark = pytest.mark.skipif(
     find_spec("torch_fidelity") is None,
@@ -222,7 +222,7 @@ def test_where_there_is_no_network_the_missing_weights_are_told_before_training(
     remote = WEIGHTS._replace(url="http://127.0.0.1:1/weights.pth")
     monkeypatch.setattr("denoiselab.metrics.extractors.inception_v3.WEIGHTS", remote)
     with pytest.raises(ConfigError, match="cannot be reached") as refusal:
-        build.parts(composed("train", ["metrics=fid", "extractor=inception", f"cache={tmp_path}"]))
+        assembled(composed("train", ["metrics=fid", "extractor=inception", f"cache={tmp_path}"]))
     assert "\n" not in str(refusal.value)
 
 

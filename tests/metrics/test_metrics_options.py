@@ -4,17 +4,18 @@ import pytest
 from omegaconf import DictConfig
 
 from conftest import Projection, Specks, tiny_pipeline, tiny_recipe
-from denoiselab.assembly import parts as build
+from denoiselab.assembly.configuration import Loader, composed
+from denoiselab.assembly.evaluation import evaluation as evaluation_of
 from denoiselab.cli import checks
-from denoiselab.cli.entry import CONF, composed
 from denoiselab.cli.limits import LIMITS
 from denoiselab.errors import ConfigError
 from denoiselab.metrics import Evaluation, figures
+from denoiselab.training.parts import parts as assembled
 
 
 def evaluation(*words: str) -> Evaluation:
     cfg = composed("train", ["data=digits", *words])
-    made = build.evaluation(with_projection(cfg), Specks())
+    made = evaluation_of(with_projection(cfg), Specks())
     assert isinstance(made, Evaluation)
     return made
 
@@ -76,7 +77,7 @@ def test_each_number_has_its_limits():
 )
 def test_a_slip_is_told_in_one_line(words, told):
     with pytest.raises(ConfigError) as error:
-        checks.check_words(words.split(), CONF, lambda chosen: composed("train", chosen))
+        checks.check(Loader("train"), words.split())
     assert told in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -84,4 +85,4 @@ def test_a_slip_is_told_in_one_line(words, told):
 @pytest.mark.parametrize("more", ["", "metrics.figures.class_accuracy=null"])
 def test_figures_that_judge_nothing_are_refused_before_anything_is_trained(more):
     with pytest.raises(ConfigError, match=r"metrics\.figures leaves nothing to judge a model by; keep fid, sfid, kid"):
-        build.parts(composed("train", ["metrics.figures.fid=null", *more.split()]))
+        assembled(composed("train", ["metrics.figures.fid=null", *more.split()]))

@@ -12,8 +12,8 @@ import synthetic
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import REPOSITORY
+from denoiselab.assembly.configuration import composed
 from denoiselab.cli import main
-from denoiselab.cli.entry import composed
 from denoiselab.report.reading import find
 from denoiselab.report.sweep import told
 
