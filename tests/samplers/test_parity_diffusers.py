@@ -174,8 +174,8 @@ def test_dpm_solver_multistep(diffusers, betas, steps, algorithm, make, seed):
 
 @over_betas
 def test_dpm_solver_singlestep(diffusers, betas):
-    # Its midpoint is the next time of its grid, so in a grid even in log-SNR every second time is ours. It would evaluate
-    # the network at times rounded to whole steps; here the network is evaluated at those of its sigmas.
+    # Its midpoint is the next time of its grid, so in a grid even in log-SNR every second time is ours. It would take
+    # times rounded to whole steps; here the network is evaluated at those of its sigmas.
     scheduler = diffusers.DPMSolverSinglestepScheduler(
         beta_schedule=betas, solver_order=2, use_exponential_sigmas=True, lower_order_final=True, **BETAS[betas][0]
     )
