@@ -6,12 +6,19 @@ from denoiselab.analytic import Gaussian, Mixture
 from denoiselab.conditioning import Cond
 from denoiselab.denoiser import Prediction
 from denoiselab.errors import IncompatibleError
-from denoiselab.guidance import AtSameSNR, Autoguidance, Classifier, ClassifierFree, Unguided
+from denoiselab.guidance import (
+    AtSameSNR,
+    Autoguidance,
+    Classifier,
+    ClassifierFree,
+    ClassifierFreeEach,
+    Unguided,
+)
 from denoiselab.schedules import like
 
 
 class GaussianOfClass:
-    """The exact denoiser of x0 ~ N(cond.vector, std^2), which keeps the sizes of the batches it was asked for."""
+    """The exact denoiser of x0 ~ N(cond.vector, std^2), which records the sizes of its batches."""
 
     def __init__(self, schedule, std=0.5):
         self.schedule, self.std, self.batches = schedule, std, []
@@ -52,7 +59,7 @@ def test_a_guided_prediction_is_still_one_of_x_t(schedule):
 
 
 @pytest.mark.parametrize(("scale", "batches"), [(0, [3]), (0.0, [3]), (1, [3]), (1.0, [3]), (1.5, [6]), (-1.0, [6])])
-def test_guidance_asks_once_for_twice_the_batch_and_for_the_batch_alone_where_it_is_off(scale, batches):
+def test_guidance_takes_one_pass_over_twice_the_batch_and_over_the_batch_alone_where_it_is_off(scale, batches):
     denoiser = GaussianOfClass(SCHEDULES["cosine"])
     ClassifierFree(scale)(denoiser, COND, NULL)(*state(2))
     assert denoiser.batches == batches
@@ -91,6 +98,50 @@ def test_outside_of_its_interval_guidance_costs_one_pass():
     for sigma, batch in ((0.1, 3), (1.0, 6), (10.0, 3)):
         guided(torch.randn(3, 2).double(), torch.full((3,), sigma / 80).double())
         assert denoiser.batches[-1] == batch
+
+
+class Counted:
+    """A schedule that counts its evaluations."""
+
+    def __init__(self, schedule):
+        self.schedule, self.levels, self.log_snrs = schedule, 0, 0
+
+    def __call__(self, t):
+        self.levels += 1
+        return self.schedule(t)
+
+    def log_snr(self, t):
+        self.log_snrs += 1
+        return self.schedule.log_snr(t)
+
+
+@pytest.mark.parametrize(("interval", "log_snrs"), [({}, 0), ({"sigma_low": 0.1}, 1), ({"sigma_high": 5.0}, 1)])
+@pytest.mark.parametrize("guidance", [lambda **o: ClassifierFree(3.0, **o), lambda **o: ClassifierFreeEach([3.0], **o)])
+@pytest.mark.parametrize("rescale", [0.0, 0.5])
+def test_guidance_evaluates_the_schedule_for_an_interval_only_where_it_has_a_limit(
+    interval, log_snrs, guidance, rescale
+):
+    denoiser, (x_t, t) = GaussianOfClass(SCHEDULES["cosine"]), state(4)
+    exact, schedule = denoiser.__call__, Counted(SCHEDULES["cosine"])
+
+    class Denoiser:
+        def __init__(self):
+            self.schedule = schedule
+
+        def __call__(self, x_t, t, cond):
+            return exact(x_t, t, cond)
+
+    denoise = guidance(**interval, rescale=rescale)(Denoiser(), COND, NULL)
+    for calls in range(1, 4):
+        denoise(x_t, t)
+        assert (schedule.log_snrs, schedule.levels) == (calls * log_snrs, calls * (rescale > 0))
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.1, 1.2, 7.5])
+def test_an_interval_around_all_noise_levels_guides_as_one_without_limits_to_the_bit(scale):
+    denoiser, (x_t, t) = GaussianOfClass(SCHEDULES["cosine"]), state(2)
+    found = ClassifierFree(scale, sigma_low=1e-9, sigma_high=1e9)(denoiser, COND, NULL)(x_t, t)
+    assert all(map(torch.equal, found[:2], ClassifierFree(scale)(denoiser, COND, NULL)(x_t, t)[:2]))
 
 
 @pytest.mark.parametrize("phi", [0.3, 1.0])
@@ -196,23 +247,23 @@ def test_autoguidance_moves_away_from_the_weak_model(scale):
 
 
 def test_a_model_guided_by_itself_is_as_it_was():
-    # An exact denoiser is told its class by the label, a network by what is made of it.
+    # An exact denoiser takes the label itself, a network the embedding made of it.
     exact, label = mixture(SCHEDULES["cosine"]), torch.tensor([0, 1, 2])
-    told = []
+    labels = []
 
     def itself(x, t, _, label):
-        told.append(label)
+        labels.append(label)
         return exact(x, t, Cond(label=label))
 
     cond, (x_t, t) = Cond(label=label), state(2)
     found = Autoguidance(itself, 3.0)(exact, cond, Cond(label=-torch.ones_like(label)))(x_t, t)
     torch.testing.assert_close(found.x0, exact(x_t, t, cond).x0, rtol=0, atol=1e-14)
-    assert torch.equal(told[0], label)
+    assert torch.equal(labels[0], label)
 
 
 @over("schedule", SCHEDULES)
-def test_a_model_of_another_schedule_is_asked_at_the_same_snr(schedule):
-    # The exact denoiser of the same data says the same of an image, whatever schedule has made it noisy.
+def test_a_model_of_another_schedule_is_evaluated_at_the_same_snr(schedule):
+    # The exact denoiser of the same data predicts the same x0, whatever schedule has made the image noisy.
     schedule = SCHEDULES[schedule]
     t = schedule.time(torch.linspace(4, -4, 3, dtype=torch.float64))
     x_t, _ = state(2)

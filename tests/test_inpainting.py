@@ -186,7 +186,7 @@ def test_going_back_is_the_forward_process_from_there():
 
 
 class Nothing(Masks):
-    """Knows no pixel, as no mask that a user can ask for."""
+    """Knows no pixel, which no mask of the options does."""
 
     draws = 0
 
@@ -211,8 +211,8 @@ def painted(sampler, way, codec=None, n=7):
     """Of a Gaussian of independent pixels: its exact denoiser is smooth, and no sampler runs away with it."""
     pipeline = tiny_pipeline(codec=codec)
     pipeline.denoiser = Gaussian(SCHEDULE, 0.0, 0.5)
-    asked = Wishes(pipeline.conditioner, 3, Specks().test, of_images=True)(range(n))
-    return pipeline, pipeline.sample(replace(tiny_recipe(sampler), inpainting=way), range(n), asked, seed=0)
+    requested = Wishes(pipeline.conditioner, 3, Specks().test, of_images=True)(range(n))
+    return pipeline, pipeline.sample(replace(tiny_recipe(sampler), inpainting=way), range(n), requested, seed=0)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -233,7 +233,7 @@ def test_known_pixels_are_those_of_the_image_by_any_sampler_and_the_others_are_m
 @pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("way", [Replacement, lambda mask: RePaint(mask, 3, 1)], ids=["replacement", "once"])
 def test_where_nothing_is_known_the_images_are_those_of_the_sampler_by_itself(way, sampler, monkeypatch):
-    monkeypatch.setattr("denoiselab.inpainting.masks", lambda told, height, width: told)
+    monkeypatch.setattr("denoiselab.inpainting.masks", lambda mask, height, width: mask)
     plain, nothing = painted(sampler, None)[1], painted(sampler, way(Nothing()))[1]
     assert torch.equal(plain.images, nothing.images)
     assert plain.evaluations == nothing.evaluations

@@ -1,8 +1,12 @@
-"""Guidance: from a conditional denoiser to the function a sampler is handed.
+r"""Guidance: turns a conditional denoiser into the function that a sampler calls.
 
-One convention: prediction = weak + scale (strong - weak), where weak is the unconditional prediction, or a worse
-model's; scale 1 is off. (The papers' w is scale - 1; of a classifier scale 0 is off.) It is linear in x0 and in eps
-alike, since both come from the same x_t.
+There is one convention,
+
+$$\mathrm{prediction} = \mathrm{weak} + \mathrm{scale}\,(\mathrm{strong} - \mathrm{weak}),$$
+
+where weak is the unconditional prediction or that of a worse model, and scale 1 is off. (The $w$ of the papers is
+scale - 1; classifier guidance is off at scale 0.) It applies to $\hat x_0$ and $\hat\epsilon$ alike, since both are
+linear in each other given $x_t$.
 """
 
 import math
@@ -19,23 +23,29 @@ from denoiselab.schedules import Schedule, like
 
 
 class Guidance(ABC):
+    """A way to guide a denoiser by its condition."""
+
     @abstractmethod
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
-        """The guided denoiser of a batch whose condition is `cond`; `null` is no condition, of the same batch.
+        """Returns the guided denoiser for a batch with condition `cond`; `null` is the empty condition, for that batch.
 
-        Of a condition of several parts, `between` are those with its first part told, with the first two, and so on.
+        For a condition of several parts, `between` holds the conditions with only the first part, the first two, and
+        so on.
         """
 
 
 class Unguided(Guidance):
-    """The conditional prediction as it is."""
+    """The conditional prediction, unchanged."""
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
         return lambda x_t, t: denoiser(x_t, t, cond)
 
 
 class Interval:
-    """Where guidance acts: where sigma/alpha is in (low, high] (Kynkäänniemi 2024); high None: without end."""
+    """The noise levels at which guidance acts: sigma/alpha in (low, high] (Kynkäänniemi 2024, arXiv:2404.07724).
+
+    `high` None means no upper limit. Raises ConfigError for an empty interval.
+    """
 
     def __init__(self, low: float, high: float | None) -> None:
         self.low, self.high = low, math.inf if high is None else high
@@ -44,22 +54,25 @@ class Interval:
 
     @property
     def everywhere(self) -> bool:
+        """Whether guidance acts at every noise level, so that there is no need to evaluate the schedule."""
         return self.low == 0 and math.isinf(self.high)
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Whether guidance acts at t: (B,)."""
+        """Returns whether guidance acts at t: (B,), bool."""
         n = torch.exp(-schedule.log_snr(t) / 2)
         return (n > self.low) & (n <= self.high)
 
 
 class ClassifierFree(Guidance):
-    """uncond + scale (cond - uncond) (Ho & Salimans 2022, eq. 6), both from one pass over a batch of 2B.
+    r"""Classifier-free guidance, uncond + scale (cond - uncond) (Ho & Salimans 2022, arXiv:2207.12598, eq. 6).
 
-    It is the score of p_t(x_t) p_t(y|x_t)^scale at each t; its samples are not those of p(x) p(y|x)^scale, as noising
-    does not lead from one such density to the next.
-    Only inside of an interval of sigma/alpha; elsewhere, and with scale 0 or 1, one pass over B is enough. `rescale`
-    phi brings the standard deviation of each sample's x0 to phi times that of the conditional x0 plus 1 - phi times its
-    own (Lin 2023, eq. 15-16, on x0).
+    Both predictions come from one pass over a batch of 2B. Guidance acts where $\sigma/\alpha$ is in
+    (sigma_low, sigma_high]; elsewhere, and with scale 0 or 1, one pass over B is enough. `rescale`, $\phi$, changes the
+    standard deviation of each sample's $\hat x_0$ to $\phi$ times that of the conditional $\hat x_0$ plus $1 - \phi$
+    times its own (Lin 2023, arXiv:2305.08891, eq. 15-16, on $\hat x_0$).
+
+    The result is the score of $p_t(x_t)\,p_t(y|x_t)^\mathrm{scale}$ at each $t$. Its samples are not those of
+    $p(x)\,p(y|x)^\mathrm{scale}$, since diffusing one such density does not give the next.
     """
 
     def __init__(
@@ -72,11 +85,13 @@ class ClassifierFree(Guidance):
 
 
 class ClassifierFreeEach(Guidance):
-    """A scale for each part of a condition: d_0 + sum_k scales_k (d_k - d_{k-1}), d_k told the first k parts.
+    r"""Classifier-free guidance with a scale for each part of the condition.
 
-    (Brooks 2023, "InstructPix2Pix", eq. 3; there the image is first, then the text.) Equal scales are ClassifierFree,
-    and scales of 1 off. The order of the parts counts, unless p(y_1, y_2|x_t) = p(y_1|x_t) p(y_2|x_t), where each
-    difference is the score of its own part alone.
+    $$d_0 + \sum_k \mathrm{scales}_k\,(d_k - d_{k-1}),$$
+
+    where $d_k$ is conditioned on the first $k$ parts (InstructPix2Pix, Brooks 2023, arXiv:2211.09800, eq. 3; there the
+    image comes first, then the text). Equal scales are ClassifierFree, and scales of 1 are off. The order of the parts
+    matters unless $p(y_1, y_2|x_t) = p(y_1|x_t)\,p(y_2|x_t)$, where each difference is the score of its own part.
     """
 
     def __init__(
@@ -85,12 +100,12 @@ class ClassifierFreeEach(Guidance):
         self.scales, self.rescale, self.inside = list(scales), rescale, Interval(sigma_low, sigma_high)
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
-        """Raises IncompatibleError for a condition of another number of parts."""
+        """Raises IncompatibleError unless the condition has as many parts as there are scales."""
         steps = [null, *between, cond]
         if len(self.scales) != len(steps) - 1:
             raise IncompatibleError(
-                f"guidance.scales={self.scales} gives {len(self.scales)} scales, and the condition has "
-                f"{len(steps) - 1} {'part' if len(steps) == 2 else 'parts'}; give one scale a part"
+                f"guidance.scales={self.scales} has {len(self.scales)} values, but the condition has "
+                f"{len(steps) - 1} {'part' if len(steps) == 2 else 'parts'}; give one scale for each part"
             )
         return _combined(denoiser, steps, self.scales, self.inside, self.rescale)
 
@@ -98,41 +113,42 @@ class ClassifierFreeEach(Guidance):
 def _combined(
     denoiser: Denoiser, steps: Sequence[Cond], scales: Sequence[float], inside: Interval, rescale: float
 ) -> DenoiseFn:
-    """d_0 + sum_k scales_k (d_k - d_{k-1}) = sum_k (scales_k - scales_{k+1}) d_k, d_k the answer to steps[k].
+    """Returns d_0 + sum_k scales_k (d_k - d_{k-1}) = sum_k (scales_k - scales_{k+1}) d_k, d_k predicted from steps[k].
 
-    scales_0 = 1 and the one after the last is 0. Answers that count for nothing are not asked for; all others come from
-    one pass.
+    scales_0 is 1 and the one after the last is 0. Predictions with a factor of 0 are left out; all others come from one
+    pass.
     """
     cond, ends = steps[-1], [1.0, *scales, 0.0]
-    asked = [k for k in range(len(steps)) if ends[k] != ends[k + 1]]
-    if inside.everywhere and len(asked) == 1:
-        return lambda x_t, t: denoiser(x_t, t, steps[asked[0]])
-    asked = sorted({*asked, len(steps) - 1})  # the conditional answer is needed outside, and to rescale
-    together = steps[asked[0]]
-    for k in asked[1:]:
+    used = [k for k in range(len(steps)) if ends[k] != ends[k + 1]]
+    if inside.everywhere and len(used) == 1:
+        return lambda x_t, t: denoiser(x_t, t, steps[used[0]])
+    used = sorted({*used, len(steps) - 1})  # the conditional prediction is needed outside the interval and to rescale
+    count, together = len(used), steps[used[0]]
+    for k in used[1:]:
         together = together.cat(steps[k])
 
     def denoise(x_t: Tensor, t: Tensor) -> Prediction:
-        acts = inside(denoiser.schedule, t)
-        if not acts.any():
+        acts = None if inside.everywhere else inside(denoiser.schedule, t)
+        if acts is not None and not acts.any():
             return denoiser(x_t, t, cond)
-        count = len(asked)
-        answers = _shares(denoiser(x_t.repeat(count, *[1] * (x_t.ndim - 1)), t.repeat(count), together), count)
-        made = answers[0]
-        for k, weak, strong in zip(asked[1:], answers, answers[1:], strict=False):
-            scale = like(1 + acts.double() * (ends[k] - 1), x_t)
+        predictions = _split(denoiser(x_t.repeat(count, *[1] * (x_t.ndim - 1)), t.repeat(count), together), count)
+        guided = predictions[0]
+        for k, weak, strong in zip(used[1:], predictions, predictions[1:], strict=False):
+            scale = ends[k] if acts is None else like(torch.ones_like(acts).double().masked_fill(acts, ends[k]), x_t)
             x0, eps = scale * (strong.x0 - weak.x0), scale * (strong.eps - weak.eps)
-            made = strong._replace(x0=made.x0 + x0, eps=made.eps + eps)
-        return _rescaled(made, answers[-1], rescale, denoiser.schedule, t) if rescale else made
+            guided = strong._replace(x0=guided.x0 + x0, eps=guided.eps + eps)
+        return _rescaled(guided, predictions[-1], rescale, denoiser.schedule, t) if rescale else guided
 
     return denoise
 
 
 class Classifier(Guidance):
-    """eps_hat = eps - scale sigma grad log p(y|x_t) (Dhariwal & Nichol 2021, algorithm 2), y the label of `cond`.
+    r"""Classifier guidance towards y, the label of `cond` (Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2).
 
-    `classifier` maps (x_t, t, schedule) to class scores: one that was trained on noisy images. The denoiser is told
-    what it is trained to be told, so an unconditional one is guided to y by the classifier alone. scale 0 is off.
+    $$\hat\epsilon \leftarrow \hat\epsilon - \mathrm{scale}\;\sigma\,\nabla_{x_t} \log p(y|x_t)$$
+
+    `classifier` maps (x_t, t, schedule) to class scores (B, classes) and has been trained on noisy images. The denoiser
+    gets `cond` too, so an unconditional one is guided by the classifier alone. Scale 0 is off.
     """
 
     def __init__(self, classifier: Callable[[Tensor, Tensor, Schedule], Tensor], scale: float = 1.0) -> None:
@@ -141,22 +157,24 @@ class Classifier(Guidance):
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
         label = cond.label
         if label is None:
-            raise IncompatibleError("guidance=classifier needs labels to guide to, and none are given")
+            raise IncompatibleError(
+                "guidance=classifier needs labels, but the condition has none; use data with classes or guidance=none"
+            )
 
         def denoise(x_t: Tensor, t: Tensor) -> Prediction:
             prediction = denoiser(x_t, t, cond)
             alpha, sigma = denoiser.schedule(t)
-            # x0 = (x_t - sigma eps)/alpha. At alpha = 0 a classifier cannot tell the limit, and does nothing.
-            told = alpha > 0
-            scale = like(torch.where(told, self.scale * sigma, 0.0), x_t)
+            # x0 = (x_t - sigma eps)/alpha has no limit at alpha = 0 that a classifier could give, so nothing changes.
+            defined = alpha > 0
+            scale = like(torch.where(defined, self.scale * sigma, 0.0), x_t)
             push = scale * self.gradient(x_t, t, label, denoiser.schedule)
-            ratio = like(torch.where(told, sigma / alpha, 0.0), x_t)
+            ratio = like(torch.where(defined, sigma / alpha, 0.0), x_t)
             return prediction._replace(x0=prediction.x0 + ratio * push, eps=prediction.eps - push)
 
         return denoise
 
     def gradient(self, x_t: Tensor, t: Tensor, label: Tensor, schedule: Schedule) -> Tensor:
-        """grad log p(label|x_t) of the shape of x_t."""
+        """Returns the gradient of log p(label|x_t) with respect to x_t, of the shape of x_t."""
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.clone().requires_grad_()
             scores = self.classifier(x, t, schedule).log_softmax(1)
@@ -165,10 +183,10 @@ class Classifier(Guidance):
 
 
 class Autoguidance(Guidance):
-    """weak + scale (strong - weak), where weak is a smaller or less trained model with the same condition.
+    """Guidance by a smaller or less trained model with the same condition (Karras 2024, arXiv:2406.02507).
 
-    (Karras 2024, "Guiding a diffusion model with a bad version of itself".) `weak` maps (x_t, t, schedule, label) to
-    its prediction.
+    The prediction is weak + scale (strong - weak). `weak` maps (x_t, t, schedule, label) to its prediction; label is
+    None where the strong model is unconditional.
     """
 
     def __init__(
@@ -177,9 +195,9 @@ class Autoguidance(Guidance):
         self.weak, self.scale = weak, scale
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
-        # An exact denoiser with classes looks at the label, a network at what is made of it.
-        told = getattr(denoiser, "classes", None), cond.vector, cond.concat, cond.tokens
-        label = cond.label if any(part is not None for part in told) else None
+        # An exact denoiser with classes takes the label itself, a network takes the embeddings made of it.
+        inputs = getattr(denoiser, "classes", None), cond.vector, cond.concat, cond.tokens
+        label = cond.label if any(part is not None for part in inputs) else None
 
         def denoise(x_t: Tensor, t: Tensor) -> Prediction:
             strong = denoiser(x_t, t, cond)
@@ -190,34 +208,34 @@ class Autoguidance(Guidance):
 
 
 def blend(weak: Prediction, strong: Prediction, scale: Tensor | float) -> Prediction:
-    """weak + scale (strong - weak) of x0 and eps; the variance is the strong one's."""
+    """Returns weak + scale (strong - weak) for x0 and eps, with the variance of `strong`."""
     return strong._replace(x0=weak.x0 + scale * (strong.x0 - weak.x0), eps=weak.eps + scale * (strong.eps - weak.eps))
 
 
-def _shares(all_of_them: Prediction, count: int) -> list[Prediction]:
-    """The predictions of a batch of count B, for each of its shares."""
-    parts = [[None] * count if part is None else part.chunk(count) for part in all_of_them]
-    return [Prediction(*share) for share in zip(*parts, strict=True)]
+def _split(stacked: Prediction, count: int) -> list[Prediction]:
+    """Splits a prediction for a batch of count B into `count` predictions for B."""
+    parts = [[None] * count if part is None else part.chunk(count) for part in stacked]
+    return [Prediction(*part) for part in zip(*parts, strict=True)]
 
 
-def _rescaled(made: Prediction, cond: Prediction, phi: float, schedule: Schedule, t: Tensor) -> Prediction:
-    """x0 with its standard deviation over a sample's dimensions brought towards the conditional one's, and its eps."""
+def _rescaled(guided: Prediction, cond: Prediction, phi: float, schedule: Schedule, t: Tensor) -> Prediction:
+    """Moves the standard deviation of each sample's x0 towards that of the conditional x0, and updates eps to match."""
     alpha, sigma = schedule(t)
-    wanted, found = cond.x0.flatten(1).std(1), made.x0.flatten(1).std(1)
-    ratio = torch.where(found > 0, wanted / found, 1.0)  # an even x0 stays as it is
-    x0 = like(phi * ratio + 1 - phi, made.x0) * made.x0
-    return made._replace(x0=x0, eps=made.eps + like(alpha / sigma, x0) * (made.x0 - x0))
+    target, current = cond.x0.flatten(1).std(1), guided.x0.flatten(1).std(1)
+    ratio = torch.where(current > 0, target / current, 1.0)  # a constant x0 stays as it is
+    x0 = like(phi * ratio + 1 - phi, guided.x0) * guided.x0
+    return guided._replace(x0=x0, eps=guided.eps + like(alpha / sigma, x0) * (guided.x0 - x0))
 
 
 class AtSameSNR:
-    """A model asked about another schedule's x_t: at its own time of the same log-SNR, with x_t in its own scale."""
+    """Translates x_t of another schedule for a model: to its own time of the same log-SNR, in its own scale."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
     def __call__(self, x_t: Tensor, t: Tensor, other: Schedule) -> tuple[Tensor, Tensor]:
-        """(x_t, t) of `other` -> (x_t, t) of this schedule; t: (B,)."""
-        own = self.schedule.time(other.log_snr(t)).clamp(min=1e-9)  # 0 is data, which no model is asked about
+        """Returns (x_t, t) of this schedule for (x_t, t) of `other`; x_t: (B, ...), t: (B,)."""
+        own = self.schedule.time(other.log_snr(t)).clamp(min=1e-9)  # models are not defined at 0, which is data
         size, size_there = (
             torch.linalg.vector_norm(torch.stack(level), dim=0) for level in (self.schedule(own), other(t))
         )

@@ -1,16 +1,17 @@
-"""Inpainting: images of which some pixels are known.
+r"""Inpainting without training: fills in the pixels of an image that are not known.
 
-By a model that was trained on anything: before each step from t the known part of x_t is set to q(x_t|x_0), with fresh
-noise, so that what the network sees is as noisy there as elsewhere (replacement; Song 2021, Score-SDE, appendix I.2).
-The unknown part goes by the known one at the same level of noise alone, which says little of x_0 early on. RePaint
-(Lugmayr 2022, algorithm 1) goes back to a higher level with q(x_t|x_s) and down again, several times, which brings both
-parts into harmony. Neither of them samples the exact p(x_0|known): replacement leans to the unconditional distribution,
-and RePaint comes the nearer the more it resamples.
+Replacement works with any trained model: before each step from $t$ it sets the known part of $x_t$ to a draw of
+$q(x_t|x_0)$ with fresh noise, so that the network's input is as noisy there as elsewhere (Score-SDE, Song 2021,
+arXiv:2011.13456, appendix I.2). The unknown part then depends on the known part at the same noise level only, which
+carries little information about $x_0$ early on. RePaint (Lugmayr 2022, arXiv:2201.09865, algorithm 1) goes back to a
+higher level with $q(x_t|x_s)$ and comes down again, several times, which makes the two parts consistent. Neither
+samples the exact $p(x_0|\mathrm{known})$: replacement is biased towards the unconditional distribution, and RePaint
+less so the more it resamples.
 """
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Generic, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,65 +22,68 @@ from denoiselab.conditioning.masks import Masks, masks
 from denoiselab.data.source import to_float
 from denoiselab.denoiser import DenoiseFn, Prediction
 from denoiselab.errors import ConfigError
-from denoiselab.samplers.sampler import NoiseFn, Sampler, posterior_variance
+from denoiselab.samplers.sampler import NoiseFn, Sampler, State, posterior_variance
 from denoiselab.schedules import Schedule, like
 
 
 def held(denoise: DenoiseFn, schedule: Schedule, known: Known) -> DenoiseFn:
-    """The same denoiser, which knows these pixels: x0 is set there, and eps follows from x_t. Without a codec."""
+    """Wraps a denoiser so that it knows these pixels: x0 is set there, and eps follows from x_t. For pixels only."""
     truth = to_float(known.image)
 
     def denoise_knowing(x_t: Tensor, t: Tensor) -> Prediction:
         prediction, (alpha, sigma) = denoise(x_t, t), schedule(t)
         x0 = torch.where(known.mask, truth.to(prediction.x0.dtype), prediction.x0)
-        # As in thresholding.py: exact wherever nothing is set.
+        # As in thresholding.py: exact wherever nothing changes.
         return prediction._replace(x0=x0, eps=prediction.eps + like(alpha / sigma, x_t) * (prediction.x0 - x0))
 
     return denoise_knowing
 
 
 def encoded(known: Known, codec: Codec) -> tuple[Tensor, Tensor]:
-    """x_0: (B, c, h, w) and where it is known, bool (B, 1, h, w): where all pixels of a place are.
+    """Returns x_0: (B, c, h, w), and where it is known, bool (B, 1, h, w): where all pixels of a latent position are.
 
-    What is not known is grey to the codec, so that nothing of it comes through.
+    Unknown pixels are set to grey before encoding, so that no information about them gets through.
     """
     x0 = codec.encode(to_float(known.image) * known.mask)
-    rows, columns = (side // small for side, small in zip(known.mask.shape[2:], x0.shape[2:], strict=True))
-    places = known.mask.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
-    return x0, places.all(5).all(3)
+    (batch, channels, height, width), (h, w) = known.mask.shape, x0.shape[2:]
+    patches = known.mask.reshape(batch, channels, h, height // h, w, width // w)
+    return x0, patches.all(5).all(3)
 
 
 class Inpainting(ABC):
-    """`mask` is a word or a file, see `masks.masks`; sample i has a mask of its own."""
+    """A way to inpaint. `mask` is a name or a file, see `masks.masks`; sample i has its own mask."""
 
     def __init__(self, mask: str | Masks) -> None:
         self.mask = mask
 
     @abstractmethod
     def sampler(self, inner: Sampler, x0: Tensor, known: Tensor, noise: NoiseFn) -> Sampler:
-        """`inner`, which keeps x0: (B, ...) where known, bool that broadcasts to it; `noise` is for the known part.
+        """Wraps `inner` so that it keeps x0: (B, ...) where `known`, bool and broadcastable to x0.
 
-        Raises ConfigError where the sampler's steps do not allow it.
+        `noise` is for the known part. Raises ConfigError if the sampler has too few steps.
         """
 
     def masks(self, image_shape: tuple[int, ...]) -> Masks:
-        """Raises ConfigError for a word that is none, DataError for a file that is none, or what is not for images."""
+        """Returns the masks for images of this shape: (C, H, W).
+
+        Raises ConfigError for an unknown name and for data that are not images, DataError for an unreadable file.
+        """
         if len(image_shape) != 3:
             raise ConfigError("inpainting keeps pixels of images, and these data are points; take inpainting=none")
         return masks(self.mask, *image_shape[1:])
 
 
 class Replacement(Inpainting):
-    """As many evaluations as the sampler has by itself."""
+    """Replaces the known part before each step, with as many evaluations as the sampler alone."""
 
     def sampler(self, inner: Sampler, x0: Tensor, known: Tensor, noise: NoiseFn) -> Sampler:
         return Replaced(inner, x0, known, noise)
 
 
 class RePaint(Inpainting):
-    """`resamples` r: how often a stretch of `jump` j steps is gone down; r = 1 is replacement.
+    """Takes each stretch of `jump` j steps `resamples` r times; r = 1 is replacement.
 
-    The paper's is T = 250, j = 10, r = 10: sampler=ddpm sampler.steps=250. Raises ConfigError for less than 1 of each.
+    The paper has T = 250, j = 10, r = 10: sampler=ddpm sampler.steps=250. Raises ConfigError if either is below 1.
     """
 
     def __init__(self, mask: str | Masks, jump: int = 10, resamples: int = 10) -> None:
@@ -97,41 +101,66 @@ class RePaint(Inpainting):
         return Resampled(Replaced(inner, x0, known, noise), self.jump, self.resamples)
 
     def taken(self, steps: int) -> int:
-        """How many steps are taken in all of a sampler's `steps` N: N + (r - 1) j (ceil(N/j) - 1)."""
+        r"""Returns the total number of steps for a sampler with N steps: $N + (r - 1) j (\lceil N/j\rceil - 1)$."""
         return steps + (self.resamples - 1) * self.jump * (math.ceil(steps / self.jump) - 1)
 
 
-class Replaced(Sampler):
-    """`inner`, with the known part of x_t replaced before each step, and of x_0 after the last."""
+class Replaced(Sampler[State]):
+    """Runs `inner` with the known part of x_t replaced before each step, and that of x_0 after the last.
 
-    def __init__(self, inner: Sampler, x0: Tensor, known: Tensor, noise: NoiseFn) -> None:
+    A step evaluates the schedule at t for the known part, besides what `inner` evaluates.
+    """
+
+    def __init__(self, inner: Sampler[State], x0: Tensor, known: Tensor, noise: NoiseFn) -> None:
         super().__init__(inner.steps, inner.spacing)
         self.inner, self.x0, self.known, self.noise = inner, x0, known, noise
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
+        self,
+        denoise: DenoiseFn,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: State | None,
+        noise: NoiseFn,
+    ) -> tuple[Tensor, State | None]:
         (alpha_t, sigma_t), x0 = schedule(t), self.x0.to(x.dtype)
         x = torch.where(self.known, alpha_t * x0 + sigma_t * self.noise(x), x)
         x, state = self.inner.step(denoise, schedule, x, t, s, state, noise)
         return (torch.where(self.known, x0, x) if s == 0 else x), state
 
 
-class Resampled(Sampler):
-    """`inner`; when 1, 1 + jump, 1 + 2 jump, ... steps are left it goes back by `jump` steps and down again, until it
-    has gone that way `resamples` times. A solver that looks back begins anew after a jump.
+class Progress(NamedTuple, Generic[State]):
+    """Where a resampled run is."""
 
-    The state is (times, the number of steps done, the inner sampler's).
+    times: Tensor  # the grid
+    done: int  # steps of the grid that are complete
+    inner: State | None  # the inner sampler's state
+
+
+class Resampled(Sampler[Progress[State]]):
+    """Runs `inner`, and repeats stretches of `jump` steps.
+
+    When 1, 1 + jump, 1 + 2 jump, ... steps are left, it goes back to the noise level of `jump` steps before and comes
+    down again, until it has taken that stretch `resamples` times. A multistep solver starts afresh after each jump.
     """
 
-    def __init__(self, inner: Sampler, jump: int, resamples: int) -> None:
+    def __init__(self, inner: Sampler[State], jump: int, resamples: int) -> None:
         super().__init__(inner.steps, inner.spacing)
         self.inner, self.jump, self.resamples = inner, jump, resamples
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
-        times, done, past = state or (self.spacing(self.steps, schedule).cpu(), 0, None)
+        self,
+        denoise: DenoiseFn,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: Progress[State] | None,
+        noise: NoiseFn,
+    ) -> tuple[Tensor, Progress[State]]:
+        times, done, past = state or Progress(self.spacing(self.steps, schedule).cpu(), 0, None)
         x, past = self.inner.step(denoise, schedule, x, t, s, past, noise)
         done += 1
         left, back = len(times) - 1 - done, done - self.jump
@@ -140,10 +169,10 @@ class Resampled(Sampler):
                 x, past = noised(schedule, x, s, times[back], noise), None
                 for here, there in zip(times[back:done], times[back + 1 : done + 1], strict=True):
                     x, past = self.inner.step(denoise, schedule, x, here, there, past, noise)
-        return x, (times, done, past)
+        return x, Progress(times, done, past)
 
 
 def noised(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, noise: NoiseFn) -> Tensor:
-    """A draw of q(x_t|x_s), x at s < t: (B, ...)."""
+    """Draws from q(x_t|x_s), from x: (B, ...) at s to t > s."""
     at_t, at_s = schedule(t), schedule(s)
     return at_t.alpha / at_s.alpha * x + torch.sqrt(posterior_variance(at_t, at_s)[0]) * noise(x)

@@ -1,4 +1,4 @@
-"""Inference grids: at which times t_0 > t_1 > ... > t_N = 0 a sampler evaluates the denoiser (at all but the last)."""
+r"""Spacings: the times $t_0 > t_1 > \dots > t_N = 0$ of sampling. The denoiser is evaluated at all but the last."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,15 +14,17 @@ from denoiselab.schedules import Schedule
 
 
 class Spacing(ABC):
+    """A way to choose the times of a sampler's steps."""
+
     @abstractmethod
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The grid, float64 of shape (steps + 1,), strictly descending to 0. Raises ConfigError for too many."""
+        """Returns the grid: float64 (steps + 1,), strictly descending to 0. Raises ConfigError for too many steps."""
 
 
 class Trailing(Spacing):
-    """1, 1 - 1/N, ..., 1/N, 0: evenly spaced from the noise's end (Lin 2023, §3.3).
+    """Evenly spaced from t = 1: 1, 1 - 1/N, ..., 1/N, 0 (Lin 2023, arXiv:2305.08891, §3.3).
 
-    With T, rounded to the T-step diffusion's own times.
+    With T, rounded to the times of a T-step diffusion.
     """
 
     def __init__(self, T: int | None = None) -> None:
@@ -35,10 +37,10 @@ class Trailing(Spacing):
 
 
 class Leading(Spacing):
-    """The steps 1, 1 + T//N, 1 + 2 T//N, ... of a T-step diffusion, downwards (DDPM's and DDIM's code).
+    """The steps 1, 1 + T//N, 1 + 2 T//N, ... of a T-step diffusion, in descending order (DDPM's and DDIM's code).
 
-    It is guided-diffusion's "ddimN" where N divides T. It never visits t = 1: pure noise is taken for x at t_0 < 1,
-    which biases images towards grey (Lin 2023).
+    Where N divides T this is guided-diffusion's "ddimN". It never visits t = 1: pure noise stands in for x at t_0 < 1,
+    which biases images towards grey (Lin 2023, arXiv:2305.08891).
     """
 
     def __init__(self, T: int = 1000) -> None:
@@ -50,22 +52,22 @@ class Leading(Spacing):
 
 
 class Linspace(Spacing):
-    """Even from a T-step diffusion's last step to its first, both visited, rounded (Lin 2023, table 2)."""
+    """Even from the last step of a T-step diffusion to the first, both included (arXiv:2305.08891, table 2)."""
 
     def __init__(self, T: int = 1000) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         _check(steps, self.T)
-        # Downwards, so that one step alone is from t = 1.
-        downwards = [round((self.T - 1) * (1 - Fraction(i, max(1, steps - 1)))) for i in range(steps)]
-        return _visiting(downwards[::-1], self.T)
+        # Descending, so that a single step starts from t = 1.
+        descending = [round((self.T - 1) * (1 - Fraction(i, max(1, steps - 1)))) for i in range(steps)]
+        return _visiting(descending[::-1], self.T)
 
 
 class Quadratic(Spacing):
-    """The steps 1 + floor(0.8 T (i/(N - 1))^2) of a T-step diffusion, i = 0 ... N - 1 (DDIM's code, "quad").
+    r"""The steps $1 + \lfloor 0.8\,T (i/(N - 1))^2 \rfloor$ of a T-step diffusion, $i = 0 \dots N - 1$ (DDIM's "quad").
 
-    Where that names a step twice, the next one takes the second place. Like `Leading` it never visits t = 1.
+    A step that would come up twice is replaced by the next one. Like `Leading`, this never visits t = 1.
     """
 
     def __init__(self, T: int = 1000) -> None:
@@ -81,10 +83,11 @@ class Quadratic(Spacing):
 
 
 class Sections(Spacing):
-    """A T-step diffusion cut into equal sections, from the data's end; counts[j] steps, even and rounded, in section j.
+    """A T-step diffusion in equal sections, starting at the data, with counts[j] evenly spaced steps in section j.
 
-    guided-diffusion's space_timesteps (iDDPM, Nichol 2021, §4): counts [250] is its "250", and null is [steps]. Raises
-    ConfigError where a section has fewer steps than its count, or the counts do not add up to the sampler's steps.
+    This is guided-diffusion's space_timesteps (iDDPM, Nichol 2021, arXiv:2102.09672, §4): counts [250] is its "250",
+    and None is [steps]. Raises ConfigError if a section has fewer steps than its count, or if the counts do not add up
+    to the sampler's steps.
     """
 
     def __init__(self, T: int = 1000, counts: Sequence[int] | None = None) -> None:
@@ -115,13 +118,13 @@ def _check(steps: int, T: int | None) -> None:
 
 
 def _visiting(steps: Sequence[int], T: int) -> Tensor:
-    """The grid of a T-step diffusion's steps, which are ascending and counted from 0: step i is t = (i + 1)/T."""
+    """Returns the grid of these steps of a T-step diffusion, ascending and counted from 0: step i is t = (i + 1)/T."""
     ascending = torch.tensor([0, *(i + 1 for i in steps)], dtype=torch.float64)
     return ascending.flip(0) / T
 
 
 class Custom(Spacing):
-    """The given times, then 0. Raises ConfigError unless they descend in (0, 1] and are as many as the steps."""
+    """The given times, then 0. Raises ConfigError unless they descend within (0, 1] and match the number of steps."""
 
     def __init__(self, times: Sequence[float]) -> None:
         self.times = list(times)
@@ -139,17 +142,18 @@ class Custom(Spacing):
 
 
 class LogSNR(Spacing):
-    """Even in log-SNR from t = 1 to `t_min`, then 0 (DPM-Solver, Lu 2022).
+    """Even in log-SNR from t = 1 to `t_min`, then 0 (DPM-Solver, Lu 2022, arXiv:2206.00927).
 
-    On to where sigma/alpha is `sigma_min`, on schedules (edm, ve_sqrt) on which it is larger at t_min. Where log-SNR is
-    -infinity at t = 1 the even part begins at 1 - t_min, and t = 1 takes the first point's place.
+    The grid goes below t_min, to sigma/alpha = `sigma_min`, on schedules where that ratio is larger at t_min (edm,
+    ve_sqrt). Where log-SNR is -infinity at t = 1, the even part starts at 1 - t_min, and t = 1 replaces its first
+    point. Raises ConfigError if the range is empty.
     """
 
     def __init__(self, t_min: float = 1e-3, sigma_min: float = 0.02) -> None:
         self.t_min, self.sigma_min = t_min, sigma_min
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        # ve starts at a sigma above 0: that of the smallest time that is not yet 0.
+        # The smallest sigma of ve is above 0: it is that of the smallest time above 0.
         within = min(-2 * math.log(self.sigma_min), float(schedule.log_snr(1e-9)))
         first, last = schedule.log_snr(1.0), schedule.log_snr(self.t_min).clamp(min=within)
         if not first.isfinite():
@@ -160,18 +164,18 @@ class LogSNR(Spacing):
 
 
 class Karras(Spacing):
-    """n = sigma/alpha with n^(1/rho) even from `sigma_max` to `sigma_min`, then 0 (EDM, Karras 2022, eq. 5).
+    r"""$n^{1/\rho}$ even from `sigma_max` to `sigma_min`, $n = \sigma/\alpha$, then 0 (EDM, arXiv:2206.00364, eq. 5).
 
-    The schedule's own range of n limits both. Where it goes beyond sigma_max the grid begins there, not at t = 1: x is
-    noise there but for a part of 1/sigma_max, and second-order steps are spared levels at which nothing happens.
-    Raises ConfigError where nothing is left of the range.
+    The schedule's own range of n limits both ends. If that range goes beyond sigma_max, the grid starts at sigma_max
+    and not at t = 1: data are only a share 1/sigma_max of x there, and second-order steps are not spent on levels where
+    nothing happens. Raises ConfigError if the range is empty.
     """
 
     def __init__(self, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         self.rho, self.sigma_min, self.sigma_max = rho, sigma_min, sigma_max
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        # ve starts at sigma_min > 0: n of the smallest time that is not yet 0.
+        # The smallest n of ve is above 0: it is that of the smallest time above 0.
         low, high = (float(torch.exp(-schedule.log_snr(t) / 2)) for t in (1e-9, 1.0))
         first, last = min(self.sigma_max, high), max(self.sigma_min, low)
         if first <= last:
@@ -187,7 +191,7 @@ class Karras(Spacing):
 
 
 def _from_noise(schedule: Schedule, log_snr: Tensor) -> Tensor:
-    """The grid at which log-SNR has these values, but from t = 1, and to 0."""
+    """Returns the times at which log-SNR has these values, with the first replaced by t = 1, then 0."""
     grid = torch.cat([schedule.time(log_snr), torch.zeros(1, dtype=torch.float64)])
     grid[0] = 1.0
     return grid

@@ -1,4 +1,7 @@
-"""Predictions outside the data's range. The order: guide, then clip x0, then eps again from the clipped x0."""
+"""Thresholding: brings predictions back into the range of the data.
+
+The order is: guide, limit x0, then compute eps again from the limited x0.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,22 +14,26 @@ from denoiselab.schedules import Schedule, like
 
 
 class Threshold(ABC):
+    """A way to limit x0_hat."""
+
     @abstractmethod
     def limit(self, x0: Tensor) -> Tensor:
-        """x0: (B, ...) brought into its range."""
+        """Returns x0: (B, ...), limited to its range."""
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
+        """Returns the denoiser with x0 limited and eps changed to match, so that x_t = alpha x0 + sigma eps holds."""
+
         def limited(x_t: Tensor, t: Tensor) -> Prediction:
             prediction = denoise(x_t, t)
             x0, (alpha, sigma) = self.limit(prediction.x0), schedule(t)
-            # (x_t - alpha x0)/sigma would cancel at small sigma; this is exact wherever nothing is limited.
+            # (x_t - alpha x0)/sigma would cancel at small sigma; this is exact wherever x0 is within its range.
             return prediction._replace(x0=x0, eps=prediction.eps + like(alpha / sigma, x_t) * (prediction.x0 - x0))
 
         return limited
 
 
 class Clip(Threshold):
-    """x0 clipped to [low, high], as in DDPM's code. Raises ConfigError for an empty range."""
+    """Clips x0 to [low, high], as DDPM's code does. Raises ConfigError for an empty range."""
 
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
         if low >= high:
@@ -38,9 +45,10 @@ class Clip(Threshold):
 
 
 class Dynamic(Threshold):
-    """x0 clipped to [-s, s] and divided by s, s the `percentile` of |x0| in that sample, at least 1 (Imagen, §2.3).
+    """Clips x0 to [-s, s] and divides it by s (dynamic thresholding; Imagen, Saharia 2022, arXiv:2205.11487, §2.3).
 
-    Between two values the percentile is linear. Raises ConfigError for a percentile outside (0, 1].
+    s is the `percentile`, a fraction, of |x0| over the sample, interpolated linearly, and at least 1. Raises
+    ConfigError for a percentile outside (0, 1].
     """
 
     def __init__(self, percentile: float = 0.995) -> None:
@@ -49,7 +57,7 @@ class Dynamic(Threshold):
         self.percentile = percentile
 
     def limit(self, x0: Tensor) -> Tensor:
-        # Not torch.quantile, which refuses batches of more than 16 million numbers.
+        # torch.quantile does not take more than 16 million numbers.
         magnitude = x0.abs().reshape(len(x0), -1).sort(dim=1).values
         place = self.percentile * (magnitude.shape[1] - 1)
         below, above = magnitude[:, math.floor(place)], magnitude[:, math.ceil(place)]

@@ -171,6 +171,6 @@ def test_outside_of_the_interval_it_is_the_conditional_answer():
 
 def test_another_number_of_scales_is_refused():
     with pytest.raises(
-        IncompatibleError, match=r"gives 2 scales, and the condition has 3 parts; give one scale a part"
+        IncompatibleError, match=r"has 2 values, but the condition has 3 parts; give one scale for each part"
     ):
         guided(ClassifierFreeEach([1.0, 2.0]), OfMean(SCHEDULES["cosine"]), X_T, T.double())

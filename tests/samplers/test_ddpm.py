@@ -165,7 +165,7 @@ def test_a_learned_variance_in_float32_leaves_the_state_s_precision():
     assert added("learned", f=f).allclose(added("interpolated", 0.5))
 
 
-def test_a_variance_that_was_not_learned_is_told_in_one_line():
+def test_a_variance_that_was_not_learned_is_refused_in_one_line():
     with pytest.raises(IncompatibleError, match=r"sampler\.variance=learned needs a model trained with loss=hybrid"):
         added("learned")
 
@@ -176,13 +176,13 @@ def test_a_step_computes_each_level_once():
             return getattr(linear(), name)
 
         def __call__(self, t):
-            asked.append(float(t))
+            times.append(float(t))
             return SCHEDULES["linear"](t)
 
-    asked: list[float] = []
+    times: list[float] = []
     denoise = Gaussian(SCHEDULES["linear"])
     DDPM(3, Trailing())(denoise, Counting(), torch.randn(2))
-    assert len(asked) == 2 * 3
+    assert len(times) == 2 * 3
 
 
 def test_another_variance_is_refused_with_what_is_allowed():

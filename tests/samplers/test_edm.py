@@ -18,10 +18,11 @@ def test_churn_moves_a_gaussian_along_its_own_marginals(name):
     schedule, std, churn = SCHEDULES[name], 0.5, Churn(steps=10, s_churn=2.0)
     for t in torch.tensor([0.1, 0.5, 0.6], dtype=torch.float64):
         one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-        scale, later = churn(schedule, one, t, torch.zeros_like)
-        added, _ = churn(schedule, zero, t, torch.ones_like)
-        (alpha_t, sigma_t), (alpha, sigma) = schedule(t), schedule(later)
+        scale, later, at_later = churn(schedule, one, t, torch.zeros_like)
+        added, _, _ = churn(schedule, zero, t, torch.ones_like)
         assert later > t
+        assert at_later == schedule(later)
+        (alpha_t, sigma_t), (alpha, sigma) = schedule(t), at_later
         # gamma = 2/10; a few roundings, those of time(log_snr) among them.
         torch.testing.assert_close(sigma / alpha, 1.2 * sigma_t / alpha_t, rtol=5e-14, atol=0)
         before, after = alpha_t**2 * std**2 + sigma_t**2, alpha**2 * std**2 + sigma**2
@@ -84,7 +85,7 @@ def test_churn_draws_once_a_step_inside_its_range_and_never_at_the_schedule_s_en
 
 def test_gamma_is_at_most_the_square_root_of_2_less_1():
     schedule, t = linear(T=None), torch.tensor(0.3, dtype=torch.float64)
-    _, later = Churn(steps=1, s_churn=1e6)(schedule, torch.zeros(1), t, torch.randn_like)
+    _, later, _ = Churn(steps=1, s_churn=1e6)(schedule, torch.zeros(1), t, torch.randn_like)
     assert float(schedule.log_snr(t) - schedule.log_snr(later)) == pytest.approx(2 * torch.log(torch.tensor(2.0)) / 2)
 
 

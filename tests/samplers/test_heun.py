@@ -22,7 +22,7 @@ def test_it_converges_to_the_flow_with_order_two(schedule):
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
 @over("schedule", SCHEDULES)
-def test_it_asks_the_denoiser_twice_a_step_but_once_at_either_singular_end(schedule, steps):
+def test_it_evaluates_the_denoiser_twice_a_step_but_once_at_either_singular_end(schedule, steps):
     schedule, count = SCHEDULES[schedule], 0
 
     def denoise(x, t):

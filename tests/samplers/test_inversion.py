@@ -116,9 +116,9 @@ def test_it_keeps_shape_dtype_and_each_sample_s_independence(sampler):
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
-def test_what_adds_noise_or_remembers_or_only_steps_down_is_refused_before_the_denoiser_is_asked(sampler):
+def test_a_sampler_that_adds_noise_or_keeps_a_state_or_only_steps_down_is_refused_before_any_evaluation(sampler):
     def denoise(x, t):
-        raise AssertionError("the denoiser was asked")
+        raise AssertionError("the denoiser was evaluated")
 
     with pytest.raises(IncompatibleError, match=r"take sampler=ddim sampler\.eta=0") as caught:
         invert(sampler, denoise, SCHEDULES["cosine"], torch.randn(2))

@@ -66,7 +66,7 @@ def sigma_time(scheduler, i):
 
 
 def theirs(scheduler, denoise, time, stop, options):
-    """The state after each step, and the times at which the network was asked. Not the steps from `stop` on."""
+    """The state after each step, and the times at which the network was evaluated. Not the steps from `stop` on."""
     x, states, times = start(), [], []
     in_n = scheduler.init_noise_sigma != 1  # these hold x/alpha, and alpha^2 = 1/(sigma^2 + 1)
     if in_n:
@@ -139,8 +139,8 @@ def test_pndm_without_its_runge_kutta_steps(diffusers, betas):
     scheduler = diffusers.PNDMScheduler(
         beta_schedule=betas, skip_prk_steps=True, set_alpha_to_one=True, **BETAS[betas][0]
     )
-    # Its first state is the Euler point, at which it asks, and steps anew from the start. Known difference: its last
-    # step, to alpha = 1, is still of Adams and Bashforth; ours is DDIM's.
+    # Its first state is the Euler point, where it evaluates, and then it steps again from the start. Known difference:
+    # its last step, to alpha = 1, is still Adams-Bashforth's; ours is DDIM's.
     compare(scheduler, PLMS, kept=range(1, 10), stop=-1)
 
 
@@ -174,8 +174,8 @@ def test_dpm_solver_multistep(diffusers, betas, steps, algorithm, make, seed):
 
 @over_betas
 def test_dpm_solver_singlestep(diffusers, betas):
-    # Its middle is the next time of its grid, so in a grid even in log-SNR every second time is ours. It would ask the
-    # network at times rounded to whole steps; here the network is asked at those of its sigmas.
+    # Its midpoint is the next time of its grid, so in a grid even in log-SNR every second time is ours. It would take
+    # times rounded to whole steps; here the network is evaluated at those of its sigmas.
     scheduler = diffusers.DPMSolverSinglestepScheduler(
         beta_schedule=betas, solver_order=2, use_exponential_sigmas=True, lower_order_final=True, **BETAS[betas][0]
     )

@@ -16,14 +16,14 @@ from denoiselab.spacings import Custom, Trailing
 
 # The kinds of schedule a sampler can meet: in sigma/alpha all are one ODE (test_convergence.py), and their ends differ.
 KINDS = ("linear", "linear_ended", "cosine_table", "flow", "linear_to_zero", "sub_vp", "ve")
-# Where a sampler does not ask the denoiser once a step: how often in `steps` steps, `singular` of which, 0 or 1, is
-# one from alpha = 0 that is not the only step. The last step, to sigma = 0, is Euler's in all of them.
+# The evaluations of the denoiser in `steps` steps, for samplers that do not take one a step; `singular`, 0 or 1, of the
+# steps is from alpha = 0 and not the only one. The last step, to sigma = 0, is Euler's in all of them.
 EVALUATIONS = {
     "heun": lambda steps, singular: 2 * steps - 1 - singular,
     "dpmpp_2s": lambda steps, singular: 2 * steps - 1 - singular,
     "plms": lambda steps, singular: steps + (steps > 1) - singular,  # improved Euler's method to begin with
 }
-BETWEEN = {"dpmpp_2s"}  # ask at times between those of the grid too
+BETWEEN = {"dpmpp_2s"}  # evaluate the denoiser at times between those of the grid too
 # How much of the rounding of a denoiser's answers a sampler amplifies, from the factors by which alpha grows in the
 # steps. Those in n = sigma/alpha divide by alpha_t: Heun forgets that in the next step, a multistep method keeps it.
 # UniPC-3 extrapolates a quadratic over steps that are longer in log-SNR than those it was taken from.
@@ -177,17 +177,17 @@ def test_noise_is_called_once_for_each_draw_with_a_tensor_like_x(schedule, sampl
 
 @over("schedule", KINDS)
 @over("sampler", SAMPLERS)
-def test_the_denoiser_is_asked_at_the_grid_s_times_in_float64_for_each_sample(schedule, sampler):
+def test_the_denoiser_is_evaluated_at_the_times_of_the_grid_in_float64_for_each_sample(schedule, sampler):
     schedule, x_T = SCHEDULES[schedule], torch.randn(4, 2)
     denoise = Recording(Gaussian(schedule, 0.3, 0.5))
     SAMPLERS[sampler](6, Trailing())(denoise, schedule, x_T)
     assert all((t.shape, t.dtype) == ((4,), torch.float64) for _, t in denoise.calls)
     assert all((t == t[0]).all() for _, t in denoise.calls)
-    asked, times = {float(t[0]) for _, t in denoise.calls}, Trailing()(6, schedule).tolist()
-    assert set(times[:-1]) <= asked
+    seen, times = {float(t[0]) for _, t in denoise.calls}, Trailing()(6, schedule).tolist()
+    assert set(times[:-1]) <= seen
     for t, s in pairwise(times):
         singular = s == 0 or schedule(t).alpha == 0
-        assert len([u for u in asked if s < u < t]) == (sampler in BETWEEN and not singular)
+        assert len([u for u in seen if s < u < t]) == (sampler in BETWEEN and not singular)
     assert torch.equal(denoise.calls[0][0], x_T)
 
 
@@ -204,7 +204,7 @@ def test_a_grid_that_begins_below_t_1_begins_with_x_of_the_size_of_unit_data_the
 @over("schedule", KINDS)
 @over("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 6])
-def test_the_denoiser_is_asked_once_a_step_but_where_the_table_says_otherwise(schedule, sampler, steps):
+def test_the_denoiser_is_evaluated_once_a_step_except_where_the_table_differs(schedule, sampler, steps):
     schedule = SCHEDULES[schedule]
     denoise, singular = Recording(Gaussian(schedule, 0.3, 0.5)), int(schedule(1.0).alpha == 0 and steps > 1)
     SAMPLERS[sampler](steps, Trailing())(denoise, schedule, torch.randn(2))

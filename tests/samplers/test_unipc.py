@@ -46,12 +46,11 @@ def test_a_step_is_exact_for_a_polynomial_through_all_that_is_known(schedule, va
     sampler, x = UniPC(1, Trailing(), order=3, variant=variant), torch.tensor([0.7], dtype=torch.float64)
     *earlier, t, s = TIMES
     denoise, expected = polynomial(schedule, coefficients), solution(schedule, coefficients, 0.7, t, s)
-    there = schedule.log_snr(s) / 2, *schedule(s)
     if points > 1:  # as the corrector, which knows the end of the step
-        found = sampler.update(x, known(schedule, denoise, [*[t, *reversed(earlier)][: points - 1], s]), *there)
+        found = sampler.update(x, known(schedule, denoise, [*[t, *reversed(earlier)][: points - 1], s]), schedule(s))
         assert float(found) == pytest.approx(expected, rel=1e-11)
     if points < 4:  # as the predictor
-        found = sampler.update(x, known(schedule, denoise, [t, *reversed(earlier)][:points]), *there)
+        found = sampler.update(x, known(schedule, denoise, [t, *reversed(earlier)][:points]), schedule(s))
         assert float(found) == pytest.approx(expected, rel=1e-11)
 
 
@@ -60,7 +59,7 @@ def test_the_predictor_of_order_2_with_bh2_is_dpm_solver_pp_2m(schedule):
     schedule, (last_x0, x0, x) = SCHEDULES[schedule], torch.randn(3, 7, dtype=torch.float64)
     a, b, c = TIMES[:3]
     history = tuple(Known(schedule.log_snr(t) / 2, schedule(t).sigma, m) for t, m in ((b, x0), (a, last_x0)))
-    found = UniPC(1, Trailing()).update(x, history, schedule.log_snr(c) / 2, *schedule(c))
+    found = UniPC(1, Trailing()).update(x, history, schedule(c))
     state = last_x0, (schedule.log_snr(b) - schedule.log_snr(a)) / 2
     denoise = lambda x, t: Prediction(x0=x0, eps=x0)  # noqa: E731
     expected, _ = DPMpp2M(1, Trailing()).step(denoise, schedule, x, b, c, state, torch.randn_like)
@@ -103,10 +102,7 @@ def test_from_order_3_on_the_variants_differ_by_their_beginning_alone():
     # B(h) cancels where the rho are solved for.
     schedule, x = SCHEDULES["cosine"], torch.randn(1, dtype=torch.float64)
     history = known(schedule, Gaussian(schedule, 0.3, 0.5), TIMES[:3].flip(0))
-    one, two = (
-        UniPC(1, Trailing(), 3, variant).update(x, history, schedule.log_snr(TIMES[3]) / 2, *schedule(TIMES[3]))
-        for variant in ("bh1", "bh2")
-    )
+    one, two = (UniPC(1, Trailing(), 3, variant).update(x, history, schedule(TIMES[3])) for variant in ("bh1", "bh2"))
     torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-14)
 
 

@@ -1,4 +1,4 @@
-"""Samplers, one family a file."""
+"""Samplers, one family to a file."""
 
 from denoiselab.samplers.ddim import DDIM
 from denoiselab.samplers.ddpm import DDPM

@@ -1,9 +1,9 @@
-"""DDIM (Song 2020, eq. 12): x_s = alpha_s x0_hat + sqrt(sigma_s^2 - v) eps_hat + sqrt(v) z, v = eta^2 beta-tilde.
+r"""DDIM (Song 2020, arXiv:2010.02502, eq. 12).
 
-eta = 0 is the probability-flow ODE's Euler step in sigma/alpha; eta = 1 is DDPM with the small variance.
+$$x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - v}\,\hat\epsilon + \sqrt{v}\,z, \qquad v = \eta^2 \tilde\beta$$
+
+$\eta = 0$ is Euler's step on the probability-flow ODE in $\sigma/\alpha$; $\eta = 1$ is DDPM with the small variance.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +14,16 @@ from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
 
-class DDIM(Sampler):
-    """Raises ConfigError for an eta outside [0, 1], where sigma_s^2 - v need not be positive."""
+class DDIM(Sampler[None]):
+    r"""DDIM with `eta` in [0, 1]. Raises ConfigError for any other, where $\sigma_s^2 - v$ can be negative."""
 
     def __init__(self, steps: int, spacing: Spacing, eta: float = 0.0) -> None:
         super().__init__(steps, spacing)
         self.eta = checked_eta(eta)
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn
+    ) -> tuple[Tensor, None]:
         prediction = denoise(x, batched(t, x))
         alpha_s, sigma_s = at_s = schedule(s)
         if self.eta == 0:

@@ -1,11 +1,12 @@
-"""Euler's method on the probability-flow ODE, and its ancestral form.
+r"""Euler's method on the probability-flow ODE, and its ancestral form.
 
-In y = x/alpha and n = sigma/alpha every schedule has the same ODE, dy/dn = eps_hat (EDM, Karras 2022, §3), and
-y_t - n_t eps_hat is x0_hat. So Euler's step y_t + (n_s - n_t) eps_hat is x_s = alpha_s x0_hat + sigma_s eps_hat, a form
-with no division by alpha_t: it holds at alpha_t = 0 too.
+In $y = x/\alpha$ and $n = \sigma/\alpha$ every schedule has the same ODE, $dy/dn = \hat\epsilon$ (EDM, Karras 2022,
+arXiv:2206.00364, §3), and $y_t - n_t \hat\epsilon = \hat x_0$. So Euler's step $y_t + (n_s - n_t)\,\hat\epsilon$ is
+
+$$x_s = \alpha_s \hat x_0 + \sigma_s \hat\epsilon,$$
+
+which does not divide by $\alpha_t$ and so holds at $\alpha_t = 0$ too.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,22 +19,23 @@ from denoiselab.spacings import Spacing
 
 
 class Euler(Churned):
-    """EDM's algorithm 2 without its correction: DDIM with eta = 0, or on flow x + (s - t) v; order 1."""
+    """EDM's algorithm 2 without its correction, of order 1: DDIM with eta = 0; on flow, x + (s - t) v."""
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
-        x, t = self.churn(schedule, x, t, noise)
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn
+    ) -> tuple[Tensor, None]:
+        x, t, _ = self.churn(schedule, x, t, noise)
         alpha_s, sigma_s = schedule(s)
         prediction = denoise(x, batched(t, x))
         return alpha_s * prediction.x0 + sigma_s * prediction.eps, None
 
 
-class EulerAncestral(Sampler):
-    """Euler's step down to n_down, then noise up to n_s (k-diffusion's sample_euler_ancestral).
+class EulerAncestral(Sampler[None]):
+    r"""Euler's step down to $n_\mathrm{down}$, then noise up to $n_s$ (k-diffusion's sample_euler_ancestral).
 
-    n_up^2 = eta^2 n_s^2 (n_t^2 - n_s^2)/n_t^2 and n_down^2 = n_s^2 - n_up^2. It is DDIM with the same eta, so eta = 1
-    is DDPM with the small variance and eta = 0 is Euler; weak order 1. Raises ConfigError for an eta outside [0, 1].
+    $n_\mathrm{up}^2 = \eta^2 n_s^2 (n_t^2 - n_s^2)/n_t^2$ and $n_\mathrm{down}^2 = n_s^2 - n_\mathrm{up}^2$. It is DDIM
+    with the same eta: eta = 1 is DDPM with the small variance, eta = 0 is Euler; weak order 1. Raises ConfigError for
+    an eta outside [0, 1].
     """
 
     def __init__(self, steps: int, spacing: Spacing, eta: float = 1.0) -> None:
@@ -41,8 +43,8 @@ class EulerAncestral(Sampler):
         self.eta = checked_eta(eta)
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn
+    ) -> tuple[Tensor, None]:
         prediction = denoise(x, batched(t, x))
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         n_ratio = (sigma_s * alpha_t / (alpha_s * sigma_t)).clamp(max=1.0)  # n_s/n_t, which is 0 at alpha_t = 0

@@ -1,9 +1,10 @@
-"""Heun's second-order method on the probability-flow ODE, with churn (EDM, Karras 2022, algorithm 2).
+r"""Heun's second-order method on the probability-flow ODE, with churn (EDM, arXiv:2206.00364, algorithm 2).
 
-In y = x/alpha and n = sigma/alpha every schedule has the same ODE, dy/dn = eps_hat; 2 steps - 1 network evaluations.
+In $y = x/\alpha$ and $n = \sigma/\alpha$ every schedule has the same ODE, $dy/dn = \hat\epsilon$, and a step averages
+$\hat\epsilon$ over its two ends, $x'_s$ being where Euler's step leads:
+
+$$y_s = y_t + (n_s - n_t)\,\tfrac12\,[\hat\epsilon(x_t, t) + \hat\epsilon(x'_s, s)]$$
 """
-
-from typing import Any
 
 from torch import Tensor
 
@@ -14,16 +15,16 @@ from denoiselab.schedules import Schedule
 
 
 class Heun(Churned):
-    """Of order 2; the steps to sigma = 0 and from alpha = 0 are Euler's."""
+    """Of order 2, with 2 steps - 1 evaluations; the steps to sigma = 0 and from alpha = 0 are Euler's."""
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
-        x, t = self.churn(schedule, x, t, noise)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn
+    ) -> tuple[Tensor, None]:
+        x, t, (alpha_t, sigma_t) = self.churn(schedule, x, t, noise)
+        alpha_s, sigma_s = schedule(s)
         now = denoise(x, batched(t, x))
         euler = alpha_s * now.x0 + sigma_s * now.eps
-        if s == 0 or alpha_t == 0:  # n is 0, where eps is not defined, or infinite: the Euler step alone
+        if sigma_s == 0 or alpha_t == 0:  # n is 0, where eps is undefined, or infinite: Euler's step alone
             return euler, None
         then = denoise(euler, batched(s, x))
         dn = sigma_s / alpha_s - sigma_t / alpha_t

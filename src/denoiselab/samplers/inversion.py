@@ -1,9 +1,9 @@
-"""From an image to the noise that a deterministic sampler makes it from (DDIM, Song 2020, §4.3 and §5.4).
+r"""From an image to the noise from which a deterministic sampler makes it (DDIM, arXiv:2010.02502, §4.3 and §5.4).
 
-The sampler's own steps are taken upwards: its formula for x_s from x_t holds for s > t too, with the denoiser asked at
-the lower end. Both ends of the way are special. At t = 0 there is no eps_hat, so the first step is taken with that of
-(alpha x_0, t) at its upper end: an error of order n^2, n = sigma/alpha there. To alpha = 0 only Euler's step leads,
-x = alpha x0_hat + sigma eps_hat.
+The sampler's own steps are taken upwards: its formula for $x_s$ from $x_t$ holds for $s > t$ too, with the denoiser
+evaluated at the lower end. Both ends of the path are special. At $t = 0$ there is no $\hat\epsilon$, so the first step
+uses that of $(\alpha x_0, t)$ at its upper end, with an error of order $n^2$, $n = \sigma/\alpha$ there. Only Euler's
+step leads to $\alpha = 0$: $x = \alpha \hat x_0 + \sigma \hat\epsilon$.
 """
 
 from collections.abc import Sequence
@@ -21,50 +21,54 @@ from denoiselab.schedules import Schedule, like
 
 
 def invert(sampler: Sampler, denoise: DenoiseFn, schedule: Schedule, x_0: Tensor) -> Tensor:
-    """x_T of the shape and dtype of x_0: (B, ...), from which the sampler makes x_0 again.
+    """Returns x_T, of the shape and dtype of x_0: (B, ...), from which the sampler makes x_0 again.
 
-    Raises IncompatibleError for a sampler that adds noise or remembers its last steps.
+    Raises IncompatibleError for a sampler that adds noise or keeps a state between steps.
     """
     check_invertible(sampler, schedule)
     denoise = precise(denoise)
     low, *upwards = _upwards(sampler, schedule)
     scale = start_scale(schedule, upwards[-1])
     if low > 0:
-        return _walk(sampler, denoise, schedule, x_0, [low, *upwards]) / scale
+        return _climb(sampler, denoise, schedule, x_0, [low, *upwards]) / scale
     first = upwards[0].clamp(max=sampler.t_min) if isinstance(sampler, ODE) else upwards[0]
     alpha, sigma = schedule(first)
     x = alpha * x_0 + sigma * denoise(alpha * x_0, batched(first, x_0)).eps
-    return _walk(sampler, denoise, schedule, x, [first, *(t for t in upwards if t > first)]) / scale
+    return _climb(sampler, denoise, schedule, x, [first, *(t for t in upwards if t > first)]) / scale
 
 
 def _upwards(sampler: Sampler, schedule: Schedule) -> Sequence[Tensor]:
     return sampler.spacing(sampler.steps, schedule).cpu().flip(0).unbind()
 
 
-def _walk(sampler: Sampler, denoise: DenoiseFn, schedule: Schedule, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-    """x at the first of the ascending times, which is above 0 -> x at the last."""
+def _climb(sampler: Sampler, denoise: DenoiseFn, schedule: Schedule, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+    """Takes x from the first of the ascending times, which is above 0, to the last."""
+    alpha, sigma = schedule(times[-1])  # alpha is 0 at the last time at most, as log-SNR decreases
     for s, t in pairwise(times):
-        if schedule(t).alpha == 0 and not isinstance(sampler, ODE):
-            x = schedule(t).sigma * denoise(x, batched(s, x)).eps
+        if t is times[-1] and alpha == 0 and not isinstance(sampler, ODE):
+            x = sigma * denoise(x, batched(s, x)).eps
         else:
             x, _ = sampler.step(denoise, schedule, x, s, t, None, torch.randn_like)
     return x
 
 
 def check_invertible(sampler: Sampler, schedule: Schedule) -> None:
-    """Raises IncompatibleError: seen by taking the sampler's steps for data of one point, 0, with no network.
+    """Raises IncompatibleError unless the sampler can be inverted, which a trial run finds without the network.
 
-    There x_t = sigma eps, and eps_hat is x_t/sigma: a one-step method is exact, downwards and upwards.
+    The trial takes the sampler's steps, down and up, for data of the single point 0. There x_t = sigma eps and eps_hat
+    is x_t/sigma, so a one-step method is exact in both directions.
     """
     if isinstance(sampler, ODE):
         return
 
-    def refuse(what: str) -> NoReturn:
+    def refuse(why: str) -> NoReturn:
         name = type(sampler).__name__
-        raise IncompatibleError(f"{name} {what}; take sampler=ddim sampler.eta=0, euler, heun or ode")
+        raise IncompatibleError(
+            f"{name} cannot be inverted: it {why}; take sampler=ddim sampler.eta=0, sampler=euler, heun or ode"
+        )
 
     def noise(x: Tensor) -> Tensor:
-        refuse("adds noise, so that no noise is the image's own")
+        refuse("adds noise, so many noises lead to one image")
 
     def at_zero(x_t: Tensor, t: Tensor) -> Prediction:
         return Prediction(x0=torch.zeros_like(x_t), eps=x_t / like(schedule(t).sigma, x_t))
@@ -74,8 +78,8 @@ def check_invertible(sampler: Sampler, schedule: Schedule) -> None:
     for t, s in pairwise(reversed(times)):
         x, state = sampler.step(at_zero, schedule, x, t, s, None, noise)
         if state is not None:
-            refuse("goes on from its last steps, so has no inverse")
+            refuse("is a multistep method, and its steps depend on the steps before")
     first, *others = (t for t in times if t > 0)
-    found = _walk(sampler, at_zero, schedule, schedule(first).sigma[None], [first, *others])
+    found = _climb(sampler, at_zero, schedule, schedule(first).sigma[None], [first, *others])
     if not torch.allclose(found, schedule(times[-1]).sigma, rtol=1e-6, atol=0):
-        refuse("takes no steps upwards")
+        refuse("does not step upwards")

@@ -1,14 +1,14 @@
-"""Annealed Langevin dynamics (NCSN, Song & Ermon 2019, algorithm 1).
+r"""Annealed Langevin dynamics (NCSN, Song & Ermon 2019, arXiv:1907.05600, algorithm 1).
 
-In y = x/alpha and n = sigma/alpha every schedule is NCSN's: y = x_0 + n eps, with the score -eps_hat/n. At each level
-of the grid, `inner` Langevin steps of size a = epsilon n^2,
+In $y = x/\alpha$ and $n = \sigma/\alpha$ every schedule is that of NCSN: $y = x_0 + n \epsilon$ has the score
+$-\hat\epsilon/n$. At each level of the grid the sampler takes `inner` Langevin steps of size $a = \varepsilon n^2$,
 
-    y <- y - (a/2) eps_hat/n + sqrt(a) z,  that is  x <- x + sigma (sqrt(epsilon) z - (epsilon/2) eps_hat),
+$$y \leftarrow y - \tfrac{a}{2}\,\hat\epsilon/n + \sqrt a\,z, \qquad\text{that is}\qquad
+x \leftarrow x + \sigma\,(\sqrt\varepsilon\,z - \tfrac{\varepsilon}{2}\,\hat\epsilon),$$
 
-and y is carried to the next level. For data N(m, s^2) they rest at the variance V/(1 - a/(4 V)), V = s^2 + n^2.
+and takes $y$ to the next level as it is. For data $N(m, \varsigma^2)$ the stationary variance of $y$ is
+$V/(1 - a/(4V))$, $V = \varsigma^2 + n^2$.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,16 +21,18 @@ from denoiselab.spacings import Spacing
 
 
 def langevin_step(x: Tensor, eps: Tensor, sigma: Tensor, epsilon: Tensor, z: Tensor) -> Tensor:
-    """x: (B, ...) after one step of size epsilon n^2; epsilon is a scalar or (B,), in float64."""
+    r"""Takes x: (B, ...) by one Langevin step of size $\varepsilon n^2$; epsilon is a float64 scalar or (B,)."""
     return x + sigma * (like(torch.sqrt(epsilon), x) * z - like(epsilon / 2, x) * eps)
 
 
-class Langevin(Sampler):
-    """`epsilon` is relative to n^2, to mean the same on every schedule; the paper's 2e-5 at its last sigma 0.01 is 0.2.
-    After the last level's steps x_0 is x0_hat; steps * inner + 1 evaluations.
+class Langevin(Sampler[None]):
+    """Annealed Langevin dynamics with steps of `epsilon` n^2; returns x0_hat after the last level.
 
-    Raises ConfigError for no inner step, or an epsilon outside (0, 4), where the dynamics diverge at high noise; and
-    IncompatibleError, when sampling, where x/alpha is not defined.
+    `epsilon` is relative to n^2 so that it means the same on every schedule; the paper's 2e-5 at its last sigma of 0.01
+    is 0.2. Takes steps * inner + 1 evaluations.
+
+    Raises ConfigError for fewer than one inner step and for an epsilon outside (0, 4), where the dynamics diverge at
+    high noise; IncompatibleError while sampling from alpha = 0, where x/alpha is undefined.
     """
 
     def __init__(self, steps: int, spacing: Spacing, inner: int = 5, epsilon: float = 0.2) -> None:
@@ -42,17 +44,17 @@ class Langevin(Sampler):
         self.inner, self.epsilon = inner, epsilon
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
-        (alpha_t, sigma_t), alpha_s = schedule(t), schedule(s).alpha
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn
+    ) -> tuple[Tensor, None]:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         if alpha_t == 0:
             raise IncompatibleError(
-                "sampler=langevin works in x/alpha, and this schedule ends at alpha = 0; take another sampler, "
-                "or end the schedule before that with schedule.log_snr_min=-15"
+                "sampler=langevin works in x/alpha, and this schedule ends at alpha = 0; use another sampler, "
+                "or end the schedule earlier with schedule.log_snr_min=-15"
             )
         epsilon = torch.tensor(self.epsilon, dtype=torch.float64)
         for _ in range(self.inner):
             x = langevin_step(x, denoise(x, batched(t, x)).eps, sigma_t, epsilon, noise(x))
-        if s == 0:
+        if sigma_s == 0:
             return denoise(x, batched(t, x)).x0, None
         return alpha_s / alpha_t * x, None

@@ -1,11 +1,13 @@
-"""Predictor-corrector (Score-SDE, Song 2021, algorithms 1, 4 and 5): Langevin steps at a level, then DDPM's down.
+r"""Predictor-corrector (Score-SDE, Song 2021, arXiv:2011.13456, algorithms 1, 4 and 5).
 
-The corrector's step x <- x - eps' eps_hat/sigma + sqrt(2 eps') z has the size eps' = 2 (r |z|/|score|)^2, with
-|score| = |eps_hat|/sigma. So it is a `langevin_step` with epsilon = 4 r^2 |z|^2/|eps_hat|^2, which knows nothing of the
-schedule. (Algorithm 5 has a factor 1 - beta_i besides, which is near 1.)
+A step takes Langevin steps at the noise level of $t$, then DDPM's step to $s$. The paper's corrector is
+
+$$x \leftarrow x - \epsilon' \hat\epsilon/\sigma + \sqrt{2\epsilon'}\,z, \qquad
+\epsilon' = 2 (r \lVert z\rVert/\lVert\hat\epsilon/\sigma\rVert)^2,$$
+
+which is a `langevin_step` with $\varepsilon = 4 r^2 \lVert z\rVert^2/\lVert\hat\epsilon\rVert^2$ on every schedule.
+(Algorithm 5 has a further factor $1 - \beta_i$, which is near 1.)
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +21,13 @@ from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
 
-class PredictorCorrector(Sampler):
-    """`snr` is r. The norms are each sample's own, not the batch's mean as in its code; steps (M + 1) evaluations.
+class PredictorCorrector(Sampler[None]):
+    """M = `corrector_steps` Langevin steps with r = `snr`, then DDPM's step: steps (M + 1) evaluations.
 
-    In many dimensions the corrector rests at 1 + r^2 times the variance of a Gaussian x_t, where epsilon stays below
-    its limit of 1: near the data |eps_hat| is often small enough to reach it. Raises ConfigError for an snr that is not
-    above 0 or a negative number M of corrector steps.
+    Norms are those of each sample, where the paper's code averages them over the batch. In many dimensions the
+    corrector's stationary variance is 1 + r^2 times that of a Gaussian x_t as long as epsilon stays below its limit of
+    1; near the data |eps_hat| is often small enough to reach it. Raises ConfigError for an snr that is not above 0 and
+    for a negative number of corrector steps.
     """
 
     def __init__(self, steps: int, spacing: Spacing, snr: float = 0.16, corrector_steps: int = 1) -> None:
@@ -37,15 +40,15 @@ class PredictorCorrector(Sampler):
         self.predictor = DDPM(steps, spacing)
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
-        sigma_t = schedule(t).sigma
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn
+    ) -> tuple[Tensor, None]:
+        at_t, at_s = schedule(t), schedule(s)
         for _ in range(self.corrector_steps):
             eps, z = denoise(x, batched(t, x)).eps, noise(x)
-            x = langevin_step(x, eps, sigma_t, self.epsilon(eps, z), z)
-        return self.predictor.step(denoise, schedule, x, t, s, state, noise)
+            x = langevin_step(x, eps, at_t.sigma, self.epsilon(eps, z), z)
+        return self.predictor.draw(x, denoise(x, batched(t, x)), at_t, at_s, noise), None
 
     def epsilon(self, eps: Tensor, z: Tensor) -> Tensor:
-        """(B,), at most 1, so that no sample whose |eps_hat| is next to 0 takes a wild step."""
+        """The relative step size of each sample: (B,), at most 1, so that a tiny |eps_hat| causes no huge step."""
         score, wanted = (part.reshape(len(part), -1).square().sum(1).double() for part in (eps, 2 * self.snr * z))
         return torch.minimum(wanted, score) / score.clamp(min=torch.finfo(torch.float64).tiny)

@@ -1,7 +1,5 @@
 """No sampling at all: for latents whose prior is the noise itself, as a variational autoencoder's are."""
 
-from typing import Any
-
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
@@ -9,10 +7,10 @@ from denoiselab.samplers.sampler import NoiseFn, Sampler
 from denoiselab.schedules import Schedule
 
 
-class Prior(Sampler):
-    """x_0 is x_T: the denoiser is never asked."""
+class Prior(Sampler[None]):
+    """Returns x_T as x_0 and never calls the denoiser."""
 
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
-        return x, state
+        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn
+    ) -> tuple[Tensor, None]:
+        return x, None

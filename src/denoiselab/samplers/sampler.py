@@ -1,17 +1,19 @@
-"""The sampler's contract: from x_T at the grid's first time to x_0, one `step` at a time.
+r"""The sampler contract: from $x_T$ at the first time of a grid to $x_0$, one `step` at a time.
 
-Times are 0-dimensional float64 tensors on the CPU, so alpha, sigma and what is made of them are float64 scalars: the
-state keeps the dtype and device of x_T, and each coefficient is rounded once, when it meets the state.
+Times are 0-dimensional float64 tensors on the CPU, so $\alpha$, $\sigma$ and every coefficient computed from them are
+float64 scalars. The state keeps the dtype and device of $x_T$, and a coefficient is rounded once, where it multiplies
+the state. A step evaluates the schedule once at $t$ and once at $s$; log-SNR is computed from the same `Level`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from denoiselab.denoiser import DenoiseFn, Prediction
 from denoiselab.errors import ConfigError
@@ -19,21 +21,26 @@ from denoiselab.schedules import Level, Schedule
 from denoiselab.spacings import Spacing
 
 NoiseFn = Callable[[Tensor], Tensor]
+State = TypeVar("State", default=Any)  # a bare `Sampler` is one whose state the holder does not look at
 
 
 @dataclass(frozen=True)
 class Step:
-    """What `on_step` is told after a step."""
+    """The argument of `on_step`: one step that has been taken."""
 
     index: int  # 0 ... steps - 1
     steps: int
-    t: Tensor  # the step went from time t
-    s: Tensor  # to time s
+    t: Tensor  # where the step started
+    s: Tensor  # where it ended
     x: Tensor  # the state at s: (B, ...)
 
 
-class Sampler(ABC):
-    """A sampler with its number of steps and its grid. Raises ConfigError for fewer than one step."""
+class Sampler(ABC, Generic[State]):
+    """A sampler with its number of steps and its time grid.
+
+    `State` is the type of what a step hands to the next one: None for a one-step method. Raises ConfigError for fewer
+    than one step.
+    """
 
     def __init__(self, steps: int, spacing: Spacing) -> None:
         if steps < 1:
@@ -43,12 +50,19 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn
-    ) -> tuple[Tensor, Any]:
-        """x: (B, ...) at time t -> x at time s < t.
+        self,
+        denoise: DenoiseFn,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: State | None,
+        noise: NoiseFn,
+    ) -> tuple[Tensor, State | None]:
+        """Takes x: (B, ...) from time t to time s < t.
 
-        `state` is None at the first step; what one step returns, the next is given. `noise` is called once for each
-        draw, and not at all where the step adds none.
+        Returns x at s and the state for the next step; the first step gets None. Calls `noise` once for each draw, and
+        not at all where the step adds no noise.
         """
 
     def __call__(
@@ -59,13 +73,14 @@ class Sampler(ABC):
         noise: NoiseFn = torch.randn_like,
         on_step: Callable[[Step], object] | None = None,
     ) -> Tensor:
-        """x_0 of the shape and dtype of x_T: (B, ...), which is schedule.prior_std times standard normal noise.
+        """Returns x_0, of the shape and dtype of x_T: (B, ...), which is normal noise of standard deviation prior_std.
 
-        A grid that begins below t = 1 takes it for x there, in the size that data of unit variance have at that time.
+        Where the grid starts below t = 1, x_T is rescaled to the standard deviation of unit-variance data at that time.
         """
         denoise = precise(denoise)
         times = self.spacing(self.steps, schedule).cpu().unbind()
-        x, state = start_scale(schedule, times[0]) * x_T, None
+        x = start_scale(schedule, times[0]) * x_T
+        state: State | None = None
         for index, (t, s) in enumerate(pairwise(times)):
             x, state = self.step(denoise, schedule, x, t, s, state, noise)
             if on_step is not None:
@@ -74,19 +89,19 @@ class Sampler(ABC):
 
 
 def checked_eta(eta: float) -> float:
-    """The share of the noise of ancestral sampling that is added. Raises ConfigError for one outside [0, 1]."""
+    """Returns eta, the share of ancestral sampling's noise. Raises ConfigError outside [0, 1]."""
     if not 0 <= eta <= 1:
         raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
     return eta
 
 
 def start_scale(schedule: Schedule, t: Tensor) -> Tensor:
-    """The size of x at t over that at t = 1, for data of unit variance: 1 where the variance is preserved."""
+    """The standard deviation of unit-variance data at t over that at t = 1: 1 on a variance-preserving schedule."""
     return torch.hypot(*schedule(t)) / torch.hypot(*schedule(1.0)) if t < 1 else torch.ones_like(t)
 
 
 def precise(denoise: DenoiseFn) -> DenoiseFn:
-    """The same denoiser, whose predictions have the state's dtype."""
+    """Wraps a denoiser so that its predictions have the dtype of the state."""
 
     def denoise_precisely(x_t: Tensor, t: Tensor) -> Prediction:
         prediction = denoise(x_t, t)
@@ -96,18 +111,30 @@ def precise(denoise: DenoiseFn) -> DenoiseFn:
 
 
 def batched(t: Tensor, x: Tensor) -> Tensor:
-    """A scalar time as the denoiser takes it: (B,), float64, on the CPU."""
+    """A scalar time in the form a denoiser takes: (B,), float64, on the CPU."""
     return torch.as_tensor(t, dtype=torch.float64).expand(len(x))
 
 
 def posterior_variance(at_t: Level, at_s: Level) -> tuple[Tensor, Tensor]:
-    """(var_ts, var_ts sigma_s^2/sigma_t^2) for s < t, of q(x_t|x_s) and q(x_s|x_t, x_0): DDPM's beta and beta-tilde."""
+    r"""The variances of $q(x_t|x_s)$ and $q(x_s|x_t, x_0)$ for s < t: DDPM's $\beta$ and $\tilde\beta$.
+
+    $\beta = \sigma_t^2 - (\alpha_t/\alpha_s)^2 \sigma_s^2$ and $\tilde\beta = \beta\,\sigma_s^2/\sigma_t^2$
+    (Ho 2020, arXiv:2006.11239, eq. 7, in terms of the levels).
+    """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = at_t, at_s
     var_ts = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
     return var_ts, var_ts * (sigma_s / sigma_t) ** 2
 
 
-def half_log_snr_step(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
-    """h = log(alpha_s/sigma_s) - log(alpha_t/sigma_t) >= 0 for s < t: 0 where nothing moves, infinite at either end."""
-    start, end = schedule.log_snr(t), schedule.log_snr(s)
-    return torch.where(start < end, (end - start) / 2, 0.0)
+def half_log_snr(level: Level) -> Tensor:
+    r"""Returns $\ell = \log(\alpha/\sigma)$, which is infinite where alpha or sigma is 0.
+
+    It is as exact as half of `Schedule.log_snr`, since schedules return alpha and sigma with a small relative error.
+    """
+    return torch.log(level.alpha) - torch.log(level.sigma)
+
+
+def half_log_snr_step(at_t: Level, at_s: Level) -> Tensor:
+    r"""Returns $h = \ell_s - \ell_t \ge 0$ for s < t: 0 between equal levels, infinite from alpha 0 or to sigma 0."""
+    start, end = half_log_snr(at_t), half_log_snr(at_s)
+    return torch.where(start < end, end - start, 0.0)
