@@ -3,7 +3,6 @@
 Its presence puts tests/ on the path, so that test files can import it, and share `cases`.
 """
 
-import copy
 import logging
 import os
 import socket
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -214,19 +213,44 @@ def free_port() -> int:
 
 
 def composed(words: str, folder: Path) -> "DictConfig":
-    """conf/train.yaml with these words, and Hydra told that the run's folder is `folder`, as its main would do."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
+    """conf/train.yaml with these words, for a run in `folder`."""
+    from denoiselab.assembly.configuration import composed as train
 
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        cfg = compose("train", [*words.split(), f"hydra.run.dir={folder}"], return_hydra_config=True)
-    with open_dict(cfg):
-        cfg.hydra.runtime.output_dir = str(folder)
-        HydraConfig.instance().set_config(copy.deepcopy(cfg))
-        del cfg.hydra
     folder.mkdir(parents=True)
-    return cfg
+    return train("train", words.split())
+
+
+class Trained(NamedTuple):
+    cfg: "DictConfig"
+    headline: float | None
+
+
+def trained(words: str, folder: Path) -> Trained:
+    """A training with these words in `folder`, as the command line starts it, in this process."""
+    from hydra.types import RunMode
+
+    from denoiselab.assembly.configuration import Loader, without_hydra
+    from denoiselab.training.start import Start
+    from denoiselab.training.train import train
+
+    folder.mkdir(parents=True)
+    whole = Loader("train").load_configuration("train", words.split(), RunMode.RUN)
+    choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not set("/@") & set(k)}
+    cfg = without_hydra(whole)
+    return Trained(cfg, train(cfg, Start(folder, choices, choices["experiment"])))
+
+
+def planned(words: list[str], multirun: bool = False, command: str = "train") -> "list[DictConfig]":
+    """The checked configurations of the jobs of a command line, of which none is run."""
+    from denoiselab.assembly.configuration import Loader
+    from denoiselab.cli.entry import Plan
+    from denoiselab.cli.sweeps import Sweeps
+
+    swept = Sweeps()
+    try:
+        return Plan.made(Loader(command), words, multirun, swept).jobs
+    finally:
+        swept.close()
 
 
 def weights(module: nn.Module) -> Tensor:

@@ -19,9 +19,8 @@ import torch
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
-from conftest import composed
+from conftest import trained
 from denoiselab.assembly.configuration import plain
-from denoiselab.cli import train
 from denoiselab.errors import ConfigError
 
 SEEDS = (3, 4)
@@ -101,8 +100,8 @@ def done(pictures, tmp_path_factory) -> SimpleNamespace:
     for seed in SEEDS:
         folder = place / "default" / f"2026-01-01_00-00-0{seed}"
         words = f"{TINY} {FIGURES} logger.tags=[mine] data.root={pictures} cache={place / 'cache'} seed={seed}"
-        cfg = composed(words, folder)
-        made.returned.append(train.run(cfg))
+        cfg, headline = trained(words, folder)
+        made.returned.append(headline)
         made.folders.append(folder)
         made.cfgs.append(cfg)
     made.environment = before, {k: v for k, v in os.environ.items() if k.startswith("WANDB")}
@@ -260,7 +259,7 @@ def test_where_the_best_is_not_the_last_the_last_line_says_so(pictures, done, tm
     """A learning rate that is far too large makes each step worse than the one before."""
     cache = done.cfgs[0].cache
     words = f"{TINY} metrics.every=2 metrics.n=10 optimizer.lr=0.3 likelihood=none logger=csv data.root={pictures}"
-    train.run(composed(f"{words} cache={cache}", tmp_path / "run"))
+    trained(f"{words} cache={cache}", tmp_path / "run")
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     best, said = figures["best"], capsys.readouterr().err.splitlines()[-1]
     assert best["step"] == 2
@@ -309,7 +308,7 @@ def test_another_seed_is_another_run_of_the_same_data_and_extractor(done, figure
 def test_the_same_seed_in_another_folder_gives_the_same_figures(pictures, done, figures, tmp_path):
     """Without W&B, and with other pictures beside training; the seconds alone differ."""
     words = f"{TINY} {FIGURES} logger=csv data.root={pictures} cache={tmp_path / 'cache'} seed=3"
-    train.run(composed(f"{words} trainer.val_check_interval=2 callbacks.samples.every=1", tmp_path / "run"))
+    trained(f"{words} trainer.val_check_interval=2 callbacks.samples.every=1", tmp_path / "run")
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())
     own = ("seconds", "train_seconds", "metrics_seconds", "sampling_seconds")
     assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in figures.items() if k not in own}
@@ -322,7 +321,7 @@ def test_the_final_validation_loss_is_of_the_final_weights_where_the_interval_do
 ):
     words = f"{TINY} metrics=none logger=csv data.root={pictures} trainer.max_steps={steps}"
     for interval in (3, 1):
-        train.run(composed(f"{words} trainer.val_check_interval={interval}", tmp_path / f"{interval}"))
+        trained(f"{words} trainer.val_check_interval={interval}", tmp_path / f"{interval}")
     rarely, often = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("3", "1"))
     assert rarely["val/loss"] == often["val/loss"]
     with (tmp_path / "3" / "metrics.csv").open() as file:
@@ -343,8 +342,8 @@ def test_a_run_that_fails_is_a_failed_run_in_wandb_and_the_next_one_is_not(pictu
     words = f"{TINY} metrics=none trainer.max_steps=1 data.root={pictures}"
     with monkeypatch.context() as patch, pytest.raises(ArithmeticError):
         patch.setattr("denoiselab.training.callbacks.SampleGrid.work", fails)
-        train.run(composed(words, tmp_path / "failed"))
-    train.run(composed(words, tmp_path / "next"))
+        trained(words, tmp_path / "failed")
+    trained(words, tmp_path / "next")
     assert exit_code(tmp_path / "next") == 0
     assert exit_code(tmp_path / "failed") != 0
 
@@ -359,6 +358,6 @@ def test_figures_that_the_data_do_not_allow_are_refused_before_training(case, tm
             Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(root / name / f"{i}.png")
     words = f"{TINY} data.root={root} cache={tmp_path / 'cache'} conditioning=none guidance=none"
     with pytest.raises(ConfigError):
-        train.run(composed(f"{words} data.test_fraction=0.005", tmp_path / "run"))
+        trained(f"{words} data.test_fraction=0.005", tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.csv").exists(), "nothing was trained"
     assert not (tmp_path / "run" / "wandb").exists()

@@ -38,7 +38,7 @@ _HOMES = {
     "Spacing": "spacings",
     "TimeSampler": "time_sampling",
     "Weighting": "weightings",
-    "load": "cli.library",
+    "load": "runs.library",
 }
 
 __all__ = [

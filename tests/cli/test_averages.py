@@ -7,7 +7,7 @@ import torch
 from conftest import fit, tiny_system
 from denoiselab.ema import EMA, exponent
 from denoiselab.errors import RunError
-from denoiselab.runs import averages
+from denoiselab.runs import checkpoint
 from denoiselab.training.callbacks import Checkpoint, Snapshots
 
 
@@ -38,7 +38,7 @@ def flat(weights):
 def test_with_nothing_asked_it_is_the_one_that_the_run_was_judged_by(run):
     folder, state, _ = run
     for asked in (None, {"decay": None, "sigma_rel": None}, {"decay": 0.5}):
-        name, weights = averages.chosen(state, folder, asked)
+        name, weights = checkpoint.averaged({"ema": state}, folder, asked)
         assert name == "decay=0.5"
         assert weights is state["weights"]
 
@@ -47,7 +47,7 @@ def test_with_nothing_asked_it_is_the_one_that_the_run_was_judged_by(run):
 def test_an_average_that_was_kept_is_taken_as_it_is(run, asked):
     folder, state, _ = run
     ((key, value),) = asked.items()
-    assert averages.chosen(state, folder, asked) == (f"{key}={value:g}", state["others"][f"{key}={value:g}"])
+    assert checkpoint.averaged({"ema": state}, folder, asked) == (f"{key}={value:g}", state["others"][f"{key}={value:g}"])
 
 
 @pytest.mark.parametrize("sigma_rel", [0.06, 0.075, 0.12, 0.15])
@@ -55,7 +55,7 @@ def test_any_width_is_near_the_weighted_sum_over_the_training(run, sigma_rel):
     folder, state, rows = run
     part = torch.arange(201, dtype=torch.float64) / 200
     exact = (part ** (exponent(sigma_rel) + 1)).diff() @ rows
-    name, weights = averages.chosen(state, folder, {"sigma_rel": sigma_rel})
+    name, weights = checkpoint.averaged({"ema": state}, folder, {"sigma_rel": sigma_rel})
     assert name == f"sigma_rel={sigma_rel:g}"
     off = (flat(weights) - exact).norm() / (rows[-1] - exact).norm()
     assert off < 0.03, "of twenty snapshots"
@@ -64,8 +64,8 @@ def test_any_width_is_near_the_weighted_sum_over_the_training(run, sigma_rel):
 def test_what_was_not_kept_is_refused_with_what_there_is(run, tmp_path):
     folder, state, _ = run
     with pytest.raises(RunError, match=r"decay=0\.99 is not .*there is decay=0\.5, decay=0\.9, sigma_rel=0\.05"):
-        averages.chosen(state, folder, {"decay": 0.99})
+        checkpoint.averaged({"ema": state}, folder, {"decay": 0.99})
     with pytest.raises(RunError, match=r"kept none; train with ema=power"):
-        averages.chosen(state, tmp_path, {"sigma_rel": 0.2})
+        checkpoint.averaged({"ema": state}, tmp_path, {"sigma_rel": 0.2})
     with pytest.raises(RunError, match="there can be one"):
-        averages.chosen(state, folder, {"decay": 0.9, "sigma_rel": 0.2})
+        checkpoint.averaged({"ema": state}, folder, {"decay": 0.9, "sigma_rel": 0.2})

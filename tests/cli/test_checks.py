@@ -3,9 +3,9 @@
 import pytest
 from omegaconf import OmegaConf
 
+from conftest import planned
 from denoiselab.assembly.configuration import CONF, composed
-from denoiselab.cli import checks, limits, run_options
-from denoiselab.cli.entry import check
+from denoiselab.cli import checks, limits
 from denoiselab.errors import ConfigError, IncompatibleError
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
@@ -134,7 +134,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 )
 def test_a_slip_is_told_in_one_line(words, told):
     with pytest.raises(ConfigError) as caught:
-        check("train", words.split(), multirun=False)
+        planned(words.split())
     message = str(caught.value)
     assert "\n" not in message
     assert all(part in message for part in told), message
@@ -174,26 +174,23 @@ def test_a_slip_is_told_in_one_line(words, told):
     ],
 )
 def test_what_has_a_meaning_is_accepted(words):
-    check("train", words.split(), multirun=False)
+    planned(words.split())
 
 
 def test_one_bad_job_of_a_sweep_is_told_before_the_first_job_runs():
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
-        check("train", ["schedule=cosine,flow", "parameterization=v,eps"], multirun=True)
-    check("train", ["schedule=cosine,linear", "parameterization=v,eps", "seed=range(3)"], multirun=True)
+        planned(["schedule=cosine,flow", "parameterization=v,eps"], multirun=True)
+    planned(["schedule=cosine,linear", "parameterization=v,eps", "seed=range(3)"], multirun=True)
 
 
 def test_a_sweep_of_several_processes_is_accepted_where_each_has_a_share_of_the_batch():
-    check("train", ["trainer=ddp_cpu", "seed=0,1"], multirun=True)
+    planned(["trainer=ddp_cpu", "seed=0,1"], multirun=True)
     with pytest.raises(IncompatibleError, match="no multiple of trainer"):
-        check("train", ["trainer=ddp_cpu", "trainer.devices=2,3"], multirun=True)
+        planned(["trainer=ddp_cpu", "trainer.devices=2,3"], multirun=True)
 
 
 def composed_with(group, option):
-    if group not in ("analytic", "inpainting"):
-        return composed("train", [f"{group}={option}"])
-    run_options.register([], lambda: composed("train", []))
-    return composed("sample", [f"{group}={option}"])
+    return composed("sample" if group in ("analytic", "inpainting") else "train", [f"{group}={option}"])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -216,10 +213,10 @@ def test_each_limit_is_that_of_a_key_which_exists():
 
 
 def test_what_is_hardly_meant_is_said_and_not_refused(capsys):
-    check("train", ["schedule=edm"], multirun=False)
+    planned(["schedule=edm"])
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
     assert "spacing=karras" in told[0]
     assert "time_sampling=log_normal" in told[1]
-    check("train", ["experiment=edm"], multirun=False)
+    planned(["experiment=edm"])
     assert not capsys.readouterr().err

@@ -17,19 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from denoiselab.assembly.parts import plain, recipe
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from hydra.types import RunMode
 from PIL import Image
 
-from denoiselab.assembly.configuration import CONF, composed
-from denoiselab.cli import main, named_runs, run_options
+from denoiselab.assembly.configuration import CONF, Loader, plain, without_hydra
+from denoiselab.assembly.sampling import recipe
+from denoiselab.cli import main, named_runs
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.errors import RunError
 from denoiselab.pictures import grid
 from denoiselab.runs import evaluations as kept
 from denoiselab.runs import identity, state
 from denoiselab.runs import load as runs
+from denoiselab.runs.configuration import saved_config
 from denoiselab.runs.load import open_run
 from test_logging import records, run_record
 
@@ -356,8 +357,8 @@ def hashed(place):
     """The identity that words give to an evaluation of a run."""
 
     def of(*words: str, job: str = "0", looked_through: str = "digest") -> str:
-        run_options.register([f"run={place / 'sweep' / job}"], OmegaConf.create)
-        cfg = composed("evaluate", [f"run={place / 'sweep' / job}", "metrics=fid", *words])
+        given = [f"run={place / 'sweep' / job}", "metrics=fid", *words]
+        cfg = without_hydra(Loader("evaluate", saved=saved_config).load_configuration("evaluate", given, RunMode.RUN))
         pipeline, trained, about = open_run(cfg.run, cfg.checkpoint, torch.device("cpu"), cfg.ema)
         from hydra.utils import instantiate
 

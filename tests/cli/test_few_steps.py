@@ -4,7 +4,6 @@ import csv
 
 import pytest
 import torch
-from denoiselab.cli.few_steps import Row, as_table, evaluations_of
 from hydra.utils import instantiate
 from PIL import Image
 from test_main import SMALL, say
@@ -13,6 +12,7 @@ from cases import SAMPLERS, SCHEDULES, over
 from denoiselab.analytic import Gaussian
 from denoiselab.assembly.configuration import CONF, composed
 from denoiselab.spacings import LogSNR
+from denoiselab.training.callbacks.few_steps import Row, as_table, evaluations_of
 
 
 @pytest.fixture(scope="module")

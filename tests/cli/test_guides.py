@@ -9,10 +9,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from conftest import composed, tiny_pipeline, tiny_recipe
+from conftest import tiny_pipeline, tiny_recipe, trained
 from denoiselab.assembly.configuration import composed as plain
 from denoiselab.assembly.sampling import recipe as recipe_of
-from denoiselab.cli import train
 from denoiselab.codecs import KL, Identity, Latents
 from denoiselab.errors import ConfigError, RunError
 from denoiselab.guidance import Autoguidance, Classifier
@@ -23,21 +22,21 @@ from denoiselab.runs.load import open_run, requested
 QUICK = "trainer=cpu logger=csv metrics=none likelihood=none callbacks=classifier batch_size=64"
 
 
-def trained(words: str, folder) -> str:
-    train.run(composed(f"{QUICK} {words}", folder))
+def trained_run(words: str, folder) -> str:
+    trained(f"{QUICK} {words}", folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> str:
     words = "experiment=noisy_classifier callbacks=classifier trainer.max_steps=150 optimizer.lr=0.003 schedule=linear"
-    return trained(words, tmp_path_factory.mktemp("guides") / "classifier")
+    return trained_run(words, tmp_path_factory.mktemp("guides") / "classifier")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     words = "backbone=mlp backbone.width=64 backbone.depth=2 conditioning=none guidance=none trainer.max_steps=60"
-    return trained(words, tmp_path_factory.mktemp("guides") / "model")
+    return trained_run(words, tmp_path_factory.mktemp("guides") / "model")
 
 
 @pytest.mark.slow

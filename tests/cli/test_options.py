@@ -72,7 +72,7 @@ def option_of(axis: str, option: str) -> DictConfig:
     return composed("train", small(f"{axis}={option}", *WITH.get((axis, option), [])))[axis]
 
 
-def assembled(base: DictConfig, **chosen: str) -> DictConfig:
+def configured(base: DictConfig, **chosen: str) -> DictConfig:
     cfg = copy.copy(base)
     for axis, option in chosen.items():
         cfg[axis] = option_of(axis, option)
@@ -181,7 +181,7 @@ def test_every_schedule_parameterization_and_loss_has_finite_errors_at_the_log_s
 
 def assembled_parts(base: DictConfig, **chosen: str) -> Parts | None:
     """The parts of these options; None where they are refused, by the rules and by the parts alike."""
-    cfg = assembled(base, **chosen)
+    cfg = configured(base, **chosen)
     try:
         parts = assembled(cfg)
     except IncompatibleError as reason:
@@ -197,9 +197,9 @@ def of(axis: str) -> list[str]:
     return [option for option in options(axis) if (axis, option) not in APART]
 
 
-def recipe_of(base: DictConfig, **chosen: str) -> Recipe:
+def short_recipe(base: DictConfig, **chosen: str) -> Recipe:
     """Of three steps; ode, which chooses its own, gets tolerances that are soon met, as a learned schedule is slow."""
-    cfg = assembled(base, **chosen)
+    cfg = configured(base, **chosen)
     cfg.sampler.steps = 3
     if chosen["sampler"] == "ode":
         cfg.sampler.rtol = cfg.sampler.atol = 0.1

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from test_main import say
 
+from conftest import planned
 from denoiselab.assembly import rules
 from denoiselab.assembly.configuration import composed
 from denoiselab.cli import checks
-from denoiselab.cli.entry import check
 from denoiselab.data import Points
 from denoiselab.data.points import moons
 from denoiselab.errors import ConfigError, IncompatibleError
@@ -54,7 +54,7 @@ def test_what_has_no_meaning_is_refused_by_the_checks_and_by_the_parts_with_what
 
 @pytest.mark.parametrize("words", ["data=moons", "data=checkerboard backbone=relu_mlp", "data=pinwheel data.dim=9"])
 def test_what_has_a_meaning_is_accepted(words):
-    check("train", ["experiment=points", *words.split()], multirun=False)
+    planned(["experiment=points", *words.split()])
     cfg = composed("train", ["experiment=points", *words.split()])
     assert assembled(cfg).pipeline.image_shape == (cfg.data.dim,)
 
@@ -165,25 +165,26 @@ def test_an_experiment_that_is_a_sweep_runs_all_its_jobs_in_one_command_and_sets
 
 def test_all_jobs_of_an_experiment_that_is_a_sweep_are_checked_before_the_first(monkeypatch):
     checked = []
-    monkeypatch.setattr(checks, "check_words", lambda words, *_: checked.append(words))
-    check("train", ["experiment=x_prediction_toy"], multirun=False)
+    check = checks.check
+    monkeypatch.setattr(checks, "check", lambda loader, words: checked.append(words) or check(loader, words))
+    planned(["experiment=x_prediction_toy"])
     assert len(checked) == 12
     assert checked[0] == ["parameterization=eps", "data.dim=2", "experiment=x_prediction_toy"]
     checked.clear()
-    check("train", TOY, multirun=False)
+    planned(TOY)
     assert len(checked) == 4, "the command line's words are in place of the experiment's own"
 
 
 def test_a_bad_job_of_an_experiment_that_is_a_sweep_is_told_before_the_first_runs():
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
-        check("train", ["experiment=x_prediction_toy", "schedule.log_snr_min=null"], multirun=False)
+        planned(["experiment=x_prediction_toy", "schedule.log_snr_min=null"])
     with pytest.raises(IncompatibleError, match="no multiple of trainer"):
-        check("train", ["experiment=x_prediction_toy", "trainer=ddp_cpu", "trainer.devices=3"], multirun=False)
+        planned(["experiment=x_prediction_toy", "trainer=ddp_cpu", "trainer.devices=3"])
 
 
 def test_an_experiment_that_is_one_run_still_wants_m_for_several_values():
     with pytest.raises(ConfigError, match="add -m"):
-        check("train", ["experiment=points", "seed=0,1"], multirun=False)
+        planned(["experiment=points", "seed=0,1"])
 
 
 def test_points_of_an_exact_denoiser_are_drawn_too(monkeypatch, capsys, tmp_path):

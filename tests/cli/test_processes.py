@@ -17,6 +17,7 @@ from test_faults import SMALL, state, step_of, without_announcement
 from conftest import REPOSITORY, free_port
 from denoiselab.errors import BrokenRunError, ConfigError, Interrupted, RunError
 from denoiselab.training import processes as ranks
+from denoiselab.training.start import Start
 
 WORDS = [word for word in SMALL if not word.startswith(("trainer=", "trainer.max_steps="))]
 WORDS += ["trainer=ddp_cpu", "trainer.max_steps=100000", "callbacks.checkpoint.every_n_train_steps=20"]
@@ -272,14 +273,13 @@ def launched(monkeypatch, tmp_path):
     def launch(lines: str) -> None:
         program = tmp_path / "program.py"
         program.write_text(
-            "import os, signal, sys, time\nfrom denoiselab.cli import ranks\nfrom denoiselab.errors import *\n"
+            "import os, signal, sys, time\nfrom denoiselab.training import processes as ranks\n"
+            "from denoiselab.errors import *\n"
             "with ranks.telling():\n    rank = ranks.rank()\n" + "".join(f"    {line}\n" for line in lines.splitlines())
         )
-        monkeypatch.setattr("sys.argv", [str(program)])
-        monkeypatch.setattr(ranks, "COMMAND", program, raising=False)
+        monkeypatch.setattr(ranks, "_RANK", (str(program),))
         monkeypatch.setattr(ranks, "_PATIENCE", 1.0)
-        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "src"))
-        ranks.launch(2, [], tmp_path)
+        ranks.launch(2, {}, Start(tmp_path, {}, "default"))
 
     return launch
 

@@ -25,9 +25,8 @@ from PIL import Image
 from test_main import say
 from test_point_commands import Silent
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, planned
 from denoiselab.cli import resume, studies, sweeps
-from denoiselab.cli.entry import check
 from denoiselab.errors import BrokenRunError, ConfigError, IncompatibleError, RunError
 from test_logging import records, run_record
 
@@ -286,14 +285,14 @@ def test_before_it_goes_on_a_study_asks_for_what_broke_off_and_the_sampler_draws
 @pytest.mark.parametrize("figure", [None, math.nan, math.inf])
 def test_a_trial_without_a_figure_fails_as_a_nan_would_end_the_study(figure):
     with pytest.raises(BrokenRunError, match="no figure"):
-        studies.judged(figure)
-    assert studies.judged(2) == 2.0
+        studies.comparable(figure)
+    assert studies.comparable(2) == 2.0
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("metrics=none", "take metrics=fid"),
+        ("metrics=none", "use metrics=fid"),
         ("optimizer.lr=interval(0,1)", "optimizer.lr=0.0"),
         ("optimizer.lrr=interval(1,2)", "did you mean optimizer.lr"),
         ("schedule=choice(linear,cosin)", "did you mean cosine"),
@@ -302,19 +301,19 @@ def test_a_trial_without_a_figure_fails_as_a_nan_would_end_the_study(figure):
 )
 def test_a_search_that_cannot_be_meant_is_refused_before_it_begins(words, told):
     with pytest.raises(ConfigError, match=told.replace("?", r"\?")):
-        check("train", ["hparams_search=optuna", "loss=simple", *words.split()], multirun=False)
+        planned(["hparams_search=optuna", "loss=simple", *words.split()])
 
 
 def test_what_has_no_meaning_together_is_left_to_the_trial_that_draws_it():
     words = ["hparams_search=optuna", "parameterization=eps", "loss=simple", "optimizer.lr=1e-3"]
-    check("train", [*words, "schedule=choice(cosine,flow)"], multirun=False)
+    planned([*words, "schedule=choice(cosine,flow)"])
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
-        check("train", [*words, "schedule=choice(jsd,flow)"], multirun=False)
+        planned([*words, "schedule=choice(jsd,flow)"])
 
 
 def test_all_that_the_search_proposes_by_itself_has_a_meaning():
     space = OmegaConf.load(REPOSITORY / "conf" / "hparams_search" / "optuna.yaml").hydra.sweeper.params
-    check("train", [f"{key}={space[key]}" for key in ("schedule", "loss")], multirun=True)
+    planned([f"{key}={space[key]}" for key in ("schedule", "loss")], multirun=True)
 
 
 # Going on with a sweep
@@ -383,7 +382,7 @@ def test_a_job_s_folder_is_found_by_its_words_and_a_new_one_has_the_next_free_nu
     OmegaConf.save(OmegaConf.create({"hydra": hydra}), tmp_path / "multirun.yaml")
 
     def folder(number: int, *words: str) -> str:
-        return sweeps.folder_of(str(tmp_path), number, words)
+        return sweeps.job_folder(str(tmp_path), number, words)
 
     assert folder(0, "seed=0", "loss=p2", "trainer.max_steps=4") == "0"
     assert folder(1, "seed=1", "loss=p2", "trainer.max_steps=4") == "1"
@@ -399,8 +398,8 @@ def test_a_sweep_s_folder_in_which_another_process_works_is_refused(tmp_path):
     (tmp_path / "multirun.yaml").touch()
     with (tmp_path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="is a sweep that is going on in another process"):
-            check("train", ["seed=0,1", f"hydra.sweep.dir={tmp_path}"], multirun=True)
+        with pytest.raises(RunError, match="is a sweep that another process is running"):
+            planned(["seed=0,1", f"hydra.sweep.dir={tmp_path}"], multirun=True)
 
 
 @pytest.mark.slow

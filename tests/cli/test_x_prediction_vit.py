@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from test_main import say
 
+from conftest import planned
 from denoiselab.assembly.configuration import composed
-from denoiselab.cli.entry import check
 from denoiselab.data.source import to_float
 from denoiselab.errors import IncompatibleError
 from denoiselab.pictures import side_by_side
@@ -56,11 +56,11 @@ def test_whatever_is_predicted_the_loss_is_the_mse_of_the_velocity(parameterizat
 
 
 def test_the_nine_jobs_are_checked_before_the_first_and_a_bad_one_is_told():
-    check("train", [EXPERIMENT], multirun=False)
+    planned([EXPERIMENT])
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
-        check("train", [EXPERIMENT, "schedule.log_snr_min=null"], multirun=False)
+        planned([EXPERIMENT, "schedule.log_snr_min=null"])
     with pytest.raises(IncompatibleError, match="no multiple of 8"):
-        check("train", [EXPERIMENT, "data.size=16,20"], multirun=False)
+        planned([EXPERIMENT, "data.size=16,20"])
 
 
 @pytest.mark.slow

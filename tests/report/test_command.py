@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from denoiselab.assembly.configuration import composed
 from denoiselab.cli import main
 from denoiselab.report.reading import find
-from denoiselab.report.sweep import told
+from denoiselab.report.sweep import side_by_side as told
 
 
 def say(monkeypatch, capsys, program: str, *words: str) -> tuple[int, str, str]:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from denoiselab.report import make
-from denoiselab.report.report import Report
+from denoiselab.report.report import Report, make
 
 SCHEDULE = {"linear": 1.0, "cosine": 0.0, "flow": 0.5}
 PREDICTION = {"eps": 0.2, "x0": 4.0, "v": 0.0}

@@ -11,8 +11,7 @@ import pytest
 import synthetic
 
 from denoiselab.report import charts as charting
-from denoiselab.report import make
-from denoiselab.report.report import Report
+from denoiselab.report.report import Report, make
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = """

@@ -6,8 +6,7 @@ import io
 import pytest
 import synthetic
 
-from denoiselab.report import make
-from denoiselab.report.report import reproduced
+from denoiselab.report.report import make, reproduced
 from denoiselab.report.tables import figure, to
 from denoiselab.report.words import shown
 

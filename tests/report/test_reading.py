@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from conftest import REPOSITORY
 from denoiselab.errors import ConfigError, IncompatibleError, RunError
-from denoiselab.report import comparing, make
+from denoiselab.report import comparing
 from denoiselab.report.reading import find
+from denoiselab.report.report import make
 
 
 def axes(report) -> list[str]:

@@ -154,7 +154,7 @@ class Plan:
         if several:
             overrides = [*overrides, "hydra.mode=MULTIRUN"]
         sweep = _sweep(loader, overrides)
-        jobs = check(loader, overrides, sweep)
+        jobs = check(loader, overrides, sweep, several)
         if loader.command in OF_A_RUN:
             requests.check_checkpoints(overrides, {str(job.checkpoint) for job in jobs})
         if sweep is None:
@@ -176,10 +176,10 @@ def _sweep(loader: Loader, overrides: list[str]) -> DictConfig | None:
     return cfg if cfg.hydra.mode == RunMode.MULTIRUN else None
 
 
-def check(loader: Loader, overrides: list[str], sweep: DictConfig | None) -> list[DictConfig]:
+def check(loader: Loader, overrides: list[str], sweep: DictConfig | None, several: bool) -> list[DictConfig]:
     """The configurations of all jobs, checked; none of a search, whose values are checked one by one."""
     params = [f"{key}={values}" for key, values in ((sweep and sweep.hydra.sweeper.params) or {}).items()]
-    values = _values([*params, *overrides], sweep is not None)
+    values = _values([*params, *overrides], several or sweep is not None)
     advice: dict[str, None] = {}
     jobs: list[DictConfig] = []
     if sweep is not None and studies.searches(sweep.hydra):

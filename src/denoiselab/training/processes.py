@@ -27,6 +27,7 @@ from denoiselab.errors import BrokenRunError, ConfigError, Interrupted, RunError
 if TYPE_CHECKING:  # it comes with torch
     from denoiselab.training.start import Start
 
+_RANK = ("-m", "denoiselab.training.rank")  # the program of each process
 _FAILURES = "DENOISELAB_FAILURES"  # the folder in which a process that was started here says why it failed
 _STOPPED, _BROKEN = "stopped", "broken"
 _PATIENCE = 10.0  # seconds that the others have for ending by themselves when one has failed
@@ -141,7 +142,7 @@ def launch(n: int, config: dict[str, Any], start: "Start") -> signal.Signals | N
         }
         job = Path(failures, "job.json")
         job.write_text(json.dumps({"config": config, "start": {**start._asdict(), "folder": str(start.folder)}}))
-        command = [sys.executable, "-m", "denoiselab.training.rank", str(job)]
+        command = [sys.executable, *_RANK, str(job)]
         processes = [
             subprocess.Popen(
                 command, env=environment | {"LOCAL_RANK": str(i)}, start_new_session=True, preexec_fn=_die_with_parent
