@@ -1,0 +1,209 @@
+"""A page of documentation for each axis: what conf/ offers, with its comments, the code's docstrings and the formulas.
+
+Pages are Markdown, made from the files alone: nothing of the package is imported, so a page cannot go stale and no page
+needs torch. `docs/axes.yml` adds a paragraph an axis and the formulas in LaTeX.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import griffe
+import yaml
+
+HIDDEN = {"hydra"}  # folders of conf/ that are no axis
+TARGET = re.compile(r"^\s*_target_:\s*(\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One file of an axis."""
+
+    axis: str
+    name: str
+    text: str  # the YAML, comments included
+
+    @property
+    def summary(self) -> str:
+        """The comment that the file begins with, as one paragraph."""
+        lines = []
+        for line in self.text.splitlines():
+            if not line.startswith("#"):
+                break
+            if not line.startswith("# @package"):
+                lines.append(line.removeprefix("#").strip())
+        return " ".join(lines)
+
+    @property
+    def yaml(self) -> str:
+        """The file without that comment."""
+        lines = self.text.strip().splitlines()
+        while lines and lines[0].startswith("#") and not lines[0].startswith("# @package"):
+            lines.pop(0)
+        return "\n".join(line for line in lines if not line.startswith("# @package")).strip()
+
+    @property
+    def targets(self) -> list[str]:
+        return list(dict.fromkeys(TARGET.findall(self.text)))
+
+    @property
+    def base(self) -> str | None:
+        """The option of the same axis that this one starts from."""
+        defaults = (yaml.safe_load(self.text) or {}).get("defaults", [])
+        return next((entry for entry in defaults if isinstance(entry, str) and entry != "_self_"), None)
+
+
+class Code:
+    """The package's docstrings, read from its source."""
+
+    def __init__(self, source: Path) -> None:
+        self.package = griffe.load("denoiselab", search_paths=[source], allow_inspection=False)
+
+    def find(self, path: str) -> griffe.Object | None:
+        """The class or function that a dotted path names, through re-exports; None where there is none."""
+        found: Any = self.package
+        for part in path.split(".")[1:]:
+            found = found.final_target if found.is_alias else found
+            if part not in found.members:
+                return None
+            found = found.members[part]
+        return found.final_target if found.is_alias else found
+
+    def docstring(self, path: str) -> str:
+        found = self.find(path)
+        return found.docstring.value if found is not None and found.docstring is not None else ""
+
+    def module_docstring(self, path: str) -> str:
+        """Of the module that holds it, where the mathematics is stated once for all of its classes."""
+        found = self.find(path)
+        module = None if found is None else found.module
+        return module.docstring.value if module is not None and module.docstring is not None else ""
+
+
+def options(conf: Path, axis: str) -> list[Option]:
+    return [Option(axis, path.stem, path.read_text()) for path in sorted((conf / axis).glob("*.yaml"))]
+
+
+def axes(conf: Path) -> list[str]:
+    return sorted(path.name for path in conf.iterdir() if path.is_dir() and path.name not in HIDDEN)
+
+
+def escaped(text: str) -> str:
+    """Plain prose as Markdown: what would be markup is not, but for `code`, formulas in \\( \\) and indented blocks."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("    "):
+            lines.append(line)
+            continue
+        parts = re.split(r"(`[^`]*`|\\\(.*?\\\))", line)
+        lines.append("".join(part if i % 2 else _escaped(part) for i, part in enumerate(parts)))
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"[*_\[\]|#]", lambda match: f"&#{ord(match[0])};", text)
+
+
+def blocks(text: str) -> str:
+    """A docstring with each indented block set apart by empty lines, as Markdown needs it."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if lines and lines[-1].strip() and line.strip() and line.startswith("    ") != lines[-1].startswith("    "):
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def documented(text: str) -> str:
+    return escaped(blocks(text))
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    match = re.match(r"(.+?[.:])(?= [A-Z(]|$)", paragraph)
+    return (match[1] if match else paragraph).rstrip(":.")
+
+
+def page(axis: str, conf: Path, code: Code, notes: dict[str, Any]) -> str:
+    """The Markdown page of an axis. notes: its entry of docs/axes.yml."""
+    listed, default = options(conf, axis), defaults(conf).get(axis)
+    lines = [f"# {axis}", "", notes.get("about", "").strip(), ""]
+    if default:
+        lines += [f"The default is [`{axis}={default}`](#{default}). Choose another one on the command line:", ""]
+    example = next((o.name for o in listed if o.name not in (default, "none")), listed[0].name)
+    program = "python sample.py run=<folder>" if axis in ("inpainting",) else "python train.py"
+    program = "python sample.py" if axis == "analytic" else program
+    lines += ["```bash", f"{program} {axis}={example}", "```", "", "| option | what it is |", "|---|---|"]
+    lines += [f"| [`{o.name}`](#{o.name}) | {_cell(o, code)} |" for o in listed]
+    for option in listed:
+        lines += ["", *_section(option, listed, code, notes.get("formulas", {}).get(option.name))]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(option: Option, code: Code) -> str:
+    said = option.summary or next(filter(None, (code.docstring(t) for t in option.targets[::-1])), "")
+    return _escaped(_first_sentence(said))
+
+
+def _section(option: Option, listed: list[Option], code: Code, formula: dict[str, str] | None) -> Iterator[str]:
+    yield from (f"## {option.name} {{#{option.name}}}", "")
+    if option.summary:
+        yield from (escaped(option.summary), "")
+    if formula:
+        yield from (rf"\[{formula['tex']}\]", "")
+        if "source" in formula:
+            yield from (f"Source: {sourced(formula['source'])}.", "")
+    if option.base and any(o.name == option.base for o in listed):
+        yield from (f"Starts from [`{option.axis}={option.base}`](#{option.base}) and changes:", "")
+    if option.yaml:
+        yield from ("```yaml", option.yaml, "```", "")
+    for target in option.targets:
+        found = code.find(target)
+        if found is None:
+            continue
+        yield from (f"[`{target}`][{found.canonical_path}]" if documents(found) else f"`{target}`", "")
+        docstring = code.docstring(target) or _first_paragraph(code.module_docstring(target))
+        if docstring:
+            yield from (*(f"> {line}".rstrip() for line in documented(docstring).splitlines()), "")
+
+
+def _first_paragraph(text: str) -> str:
+    return text.split("\n\n")[0]
+
+
+def documents(found: griffe.Object) -> bool:
+    """Whether the API pages show it: they leave out the command line and what is private."""
+    return found.module.path.split(".")[1:2] not in (["cli"], ["tools"]) and not found.name.startswith("_")
+
+
+def sourced(text: str) -> str:
+    """A citation with its arXiv numbers linked."""
+    return re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", _escaped(text))
+
+
+def defaults(conf: Path) -> dict[str, str]:
+    """The option of each axis that train.py takes, or else evaluate.py or sample.py."""
+    chosen: dict[str, str] = {}
+    for program in ("sample", "evaluate", "train"):
+        for entry in yaml.safe_load((conf / f"{program}.yaml").read_text())["defaults"]:
+            if isinstance(entry, dict):
+                chosen |= {axis: option for axis, option in entry.items() if option and option != "from_run"}
+    return chosen
+
+
+def index(conf: Path, notes: dict[str, dict[str, Any]]) -> str:
+    """The list of all axes."""
+    lines = ["# Axes", "", "Every design choice is an axis, and every axis is a folder in `conf/` with one file per option. Choose one with", ""]
+    lines += ["`axis=option`, and change a value of it with `axis.key=value`. Each page lists the options of an axis, their values"]
+    lines += ["and defaults, the code behind them and the formulas.", ""]
+    for group in dict.fromkeys(note["group"] for note in notes.values()):
+        lines += [f"## {group}", "", "| axis | options |", "|---|---|"]
+        for axis, note in notes.items():
+            if note["group"] == group:
+                names = ", ".join(f"[{o.name}]({axis}.md#{o.name})" for o in options(conf, axis))
+                lines.append(f"| [`{axis}`]({axis}.md) | {names} |")
+        lines.append("")
+    return "\n".join(lines)
