@@ -4,6 +4,7 @@ Pages are Markdown, made from the files alone: nothing of the package is importe
 needs torch. `docs/axes.yml` adds a paragraph an axis and the formulas in LaTeX.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,21 +29,16 @@ class Option:
     @property
     def summary(self) -> str:
         """The comment that the file begins with, as one paragraph."""
-        lines = []
-        for line in self.text.splitlines():
-            if not line.startswith("#"):
-                break
-            if not line.startswith("# @package"):
-                lines.append(line.removeprefix("#").strip())
-        return " ".join(lines)
+        return " ".join(line.removeprefix("#").strip() for line in self._head if not line.startswith("# @package"))
 
     @property
     def yaml(self) -> str:
         """The file without that comment."""
-        lines = self.text.strip().splitlines()
-        while lines and lines[0].startswith("#") and not lines[0].startswith("# @package"):
-            lines.pop(0)
-        return "\n".join(line for line in lines if not line.startswith("# @package")).strip()
+        return "\n".join(self.text.splitlines()[len(self._head) :]).strip()
+
+    @property
+    def _head(self) -> list[str]:
+        return list(itertools.takewhile(lambda line: line.startswith("#"), self.text.splitlines()))
 
     @property
     def targets(self) -> list[str]:
@@ -79,7 +75,10 @@ class Code:
         """Of the module that holds it, where the mathematics is stated once for all of its classes."""
         found = self.find(path)
         module = None if found is None else found.module
-        return module.docstring.value if module is not None and module.docstring is not None else ""
+        if module is None or module.docstring is None or len(module.path.split(".")) < 3:
+            return ""  # a file of many families states what all of them share, which is the page's own paragraph
+        text = module.docstring.value
+        return text if "\n\n" in text else ""  # a line alone is a title
 
 
 def options(conf: Path, axis: str) -> list[Option]:
@@ -123,60 +122,70 @@ def documented(text: str) -> str:
 
 def _first_sentence(text: str) -> str:
     paragraph = " ".join(text.split("\n\n")[0].split())
-    match = re.match(r"(.+?[.:])(?= [A-Z(]|$)", paragraph)
-    return (match[1] if match else paragraph).rstrip(":.")
+    match = re.match(r"(.+?\.)(?= [A-Z(]|$)", paragraph)
+    return (match[1] if match else paragraph).rstrip(".")
 
 
 def page(axis: str, conf: Path, code: Code, notes: dict[str, Any]) -> str:
     """The Markdown page of an axis. notes: its entry of docs/axes.yml."""
     listed, default = options(conf, axis), defaults(conf).get(axis)
+    what, formulas = notes.get("what", {}), notes.get("formulas", {})
     lines = [f"# {axis}", "", notes.get("about", "").strip(), ""]
     if default:
-        lines += [f"The default is [`{axis}={default}`](#{default}). Choose another one on the command line:", ""]
+        lines += [f"The default is [`{axis}={default}`](#{default}). To choose another option:", ""]
     example = next((o.name for o in listed if o.name not in (default, "none")), listed[0].name)
-    program = "python sample.py run=<folder>" if axis in ("inpainting",) else "python train.py"
-    program = "python sample.py" if axis == "analytic" else program
-    lines += ["```bash", f"{program} {axis}={example}", "```", "", "| option | what it is |", "|---|---|"]
-    lines += [f"| [`{o.name}`](#{o.name}) | {_cell(o, code)} |" for o in listed]
+    lines += ["```bash", f"{PROGRAMS.get(axis, 'python train.py')} {axis}={example}", "```", ""]
+    lines += ["| option | what it is |", "|---|---|"]
+    lines += [f"| [`{o.name}`](#{o.name}) | {what.get(o.name) or _derived(o, code)} |" for o in listed]
     for option in listed:
-        lines += ["", *_section(option, listed, code, notes.get("formulas", {}).get(option.name))]
+        lines += ["", *_section(option, listed, code, what.get(option.name), formulas.get(option.name))]
     return "\n".join(lines) + "\n"
 
 
-def _cell(option: Option, code: Code) -> str:
-    said = option.summary or next(filter(None, (code.docstring(t) for t in option.targets[::-1])), "")
-    return _escaped(_first_sentence(said))
+PROGRAMS = {"inpainting": "python sample.py run=<folder>", "analytic": "python sample.py data=digits"}
 
 
-def _section(option: Option, listed: list[Option], code: Code, formula: dict[str, str] | None) -> Iterator[str]:
+def _derived(option: Option, code: Code) -> str:
+    """What an option is, of which docs/axes.yml says nothing."""
+    docstrings = (code.docstring(target) for target in reversed(option.targets))
+    return escaped(_first_sentence(option.summary or next(filter(None, docstrings), "")))
+
+
+def _section(
+    option: Option, listed: list[Option], code: Code, what: str | None, formula: dict[str, str] | None
+) -> Iterator[str]:
     yield from (f"## {option.name} {{#{option.name}}}", "")
-    if option.summary:
-        yield from (escaped(option.summary), "")
+    if what:
+        yield from (f"{what[0].upper()}{what[1:]}.", "")
     if formula:
         yield from (rf"\[{formula['tex']}\]", "")
         if "source" in formula:
             yield from (f"Source: {sourced(formula['source'])}.", "")
+    if option.summary:
+        yield from (escaped(option.summary), "")
     if option.base and any(o.name == option.base for o in listed):
         yield from (f"Starts from [`{option.axis}={option.base}`](#{option.base}) and changes:", "")
     if option.yaml:
         yield from ("```yaml", option.yaml, "```", "")
     for target in option.targets:
-        found = code.find(target)
-        if found is None:
-            continue
-        yield from (f"[`{target}`][{found.canonical_path}]" if documents(found) else f"`{target}`", "")
-        docstring = code.docstring(target) or _first_paragraph(code.module_docstring(target))
-        if docstring:
-            yield from (*(f"> {line}".rstrip() for line in documented(docstring).splitlines()), "")
+        yield from _documented(target, code)
 
 
-def _first_paragraph(text: str) -> str:
-    return text.split("\n\n")[0]
+def _documented(target: str, code: Code) -> Iterator[str]:
+    """The class or function behind an option, with its docstring and that of a module written for it."""
+    found = code.find(target)
+    if found is None:
+        return
+    yield from (f"[`{target}`][{found.canonical_path}]" if documents(found) else f"`{target}`", "")
+    text = "\n\n".join(filter(None, (code.module_docstring(target), code.docstring(target))))
+    yield from (f"> {line}".rstrip() for line in documented(text).splitlines())
+    yield ""
 
 
 def documents(found: griffe.Object) -> bool:
-    """Whether the API pages show it: they leave out the command line and what is private."""
-    return found.module.path.split(".")[1:2] not in (["cli"], ["tools"]) and not found.name.startswith("_")
+    """Whether the API pages show it: they leave out the command line, and what is private or has no docstring."""
+    hidden = found.module.path.split(".")[1:2] in (["cli"], ["tools"]) or found.name.startswith("_")
+    return found.has_docstrings and not hidden
 
 
 def sourced(text: str) -> str:
@@ -194,11 +203,17 @@ def defaults(conf: Path) -> dict[str, str]:
     return chosen
 
 
+INDEX = """# Axes
+
+Every design choice is an axis, and every axis is a folder in `conf/` with one file per option. Choose an option with
+`axis=option`, and change one of its values with `axis.key=value`. Each page lists the options of an axis, their values
+and defaults, the code behind them and the formulas.
+"""
+
+
 def index(conf: Path, notes: dict[str, dict[str, Any]]) -> str:
     """The list of all axes."""
-    lines = ["# Axes", "", "Every design choice is an axis, and every axis is a folder in `conf/` with one file per option. Choose one with", ""]
-    lines += ["`axis=option`, and change a value of it with `axis.key=value`. Each page lists the options of an axis, their values"]
-    lines += ["and defaults, the code behind them and the formulas.", ""]
+    lines = [INDEX]
     for group in dict.fromkeys(note["group"] for note in notes.values()):
         lines += [f"## {group}", "", "| axis | options |", "|---|---|"]
         for axis, note in notes.items():

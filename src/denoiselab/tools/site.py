@@ -68,7 +68,7 @@ def generated() -> dict[str, str]:
     conf, code, noted = ROOT / "conf", axis_pages.Code(SOURCE), notes()
     pages = {f"axes/{axis}.md": axis_pages.page(axis, conf, code, note) for axis, note in noted.items()}
     pages["axes/index.md"] = axis_pages.index(conf, noted)
-    pages |= {f"api/{name}.md": f"# {name}\n\n::: denoiselab.{name}\n" for name in modules()}
+    pages |= {f"api/{name}.md": _api_page(name) for name in modules()}
     pages["api/index.md"] = _api_index(code)
     pages["refusals.md"] = _refusals()
     pages["develop.md"] = (ROOT / "CONTRIBUTING.md").read_text()
@@ -76,18 +76,41 @@ def generated() -> dict[str, str]:
     return pages
 
 
+API = """# API
+
+The library, module by module. The mathematics is plain PyTorch: it imports neither Lightning nor Hydra. [As a
+library](../guide/library.md) has two examples.
+
+| module | what it holds |
+|---|---|"""
+
+
 def _api_index(code: axis_pages.Code) -> str:
-    lines = ["# API", "", "The library, module by module. The mathematics is plain PyTorch: it imports neither Lightning nor", ""]
-    lines[-1:] = ["Hydra. See [As a library](../guide/library.md) for two examples.", "", "| module | what it holds |", "|---|---|"]
+    lines = [API]
     for name in modules():
         first = code.docstring(f"denoiselab.{name}").split("\n\n")[0]
         lines.append(f"| [`{name}`]({name}.md) | {axis_pages.escaped(' '.join(first.split()))} |")
     return "\n".join(lines) + "\n"
 
 
+def _api_page(name: str) -> str:
+    """A module; or a package, file by file, so that what its `__init__` exports again is not there twice."""
+    folder = SOURCE / "denoiselab" / name
+    if not folder.is_dir():
+        return f"# {name}\n\n::: denoiselab.{name}\n"
+    lines = [f"# {name}", "", f"::: denoiselab.{name}", "    options: {members: false}"]
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        if path.stem != "__init__":
+            title = module.removeprefix(f"denoiselab.{name}.")
+            lines += ["", f"## {title} {{#{title}}}", "", f"::: {module}", "    options: {heading_level: 3}"]
+    return "\n".join(lines) + "\n"
+
+
 def _refusals() -> str:
     """The table of refused options and pairs. It takes a minute, so it is kept until conf/ or the package changes."""
-    sources = sorted([*(ROOT / "conf").rglob("*.yaml"), *SOURCE.rglob("*.py")])
+    modules = [path for path in SOURCE.rglob("*.py") if path.parent.name != "tools" or path.stem == "refusals"]
+    sources = sorted([*(ROOT / "conf").rglob("*.yaml"), *modules])
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     kept = ROOT / "build" / "docs-cache" / f"refusals-{state}.md"
     if not kept.exists():
@@ -101,9 +124,9 @@ def _refusals() -> str:
 
 REFUSALS_PAGE = """# What is refused
 
-Any part works with any other. The exceptions are listed here: single options that need others beside them, and pairs that
-have no meaning. They are refused before anything starts, with the reason and the nearest combination that works. The
-table is generated from the rules in the code, for the default configuration of `train.py`.
+Any part works with any other. The exceptions are listed here: single options that need others beside them, and pairs
+that have no meaning. They are refused before anything starts, with the reason and the nearest combination that works.
+The table is generated from the rules in the code, for the default configuration of `train.py`.
 """
 
 
