@@ -22,7 +22,7 @@ benchmarks: setup
 	$(BIN)/python -m denoiselab.cli.benchmarks
 
 docs: setup  # into build/docs; any warning is an error
-	PYTHONPATH=src $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --quiet --strict
 
 setup: .venv/installed
 
