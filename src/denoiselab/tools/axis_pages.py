@@ -51,21 +51,26 @@ class Option:
         return next((entry for entry in defaults if isinstance(entry, str) and entry != "_self_"), None)
 
 
+def resolved(found: griffe.Object | griffe.Alias) -> griffe.Object:
+    """What a re-export stands for."""
+    return found.final_target if isinstance(found, griffe.Alias) else found
+
+
 class Code:
     """The package's docstrings, read from its source."""
 
     def __init__(self, source: Path) -> None:
-        self.package = griffe.load("denoiselab", search_paths=[source], allow_inspection=False)
+        package = griffe.load("denoiselab", search_paths=[source], allow_inspection=False)
+        self.package: griffe.Object = resolved(package)
 
     def find(self, path: str) -> griffe.Object | None:
         """The class or function that a dotted path names, through re-exports; None where there is none."""
-        found: Any = self.package
+        found = self.package
         for part in path.split(".")[1:]:
-            found = found.final_target if found.is_alias else found
             if part not in found.members:
                 return None
-            found = found.members[part]
-        return found.final_target if found.is_alias else found
+            found = resolved(found.members[part])
+        return found
 
     def docstring(self, path: str) -> str:
         found = self.find(path)
@@ -128,18 +133,25 @@ def _first_sentence(text: str) -> str:
 
 def page(axis: str, conf: Path, code: Code, notes: dict[str, Any]) -> str:
     """The Markdown page of an axis. notes: its entry of docs/axes.yml."""
-    listed, default = options(conf, axis), defaults(conf).get(axis)
-    what, formulas = notes.get("what", {}), notes.get("formulas", {})
+    default, what, formulas = defaults(conf).get(axis), notes.get("what", {}), notes.get("formulas", {})
+    listed = ordered(options(conf, axis), notes)
     lines = [f"# {axis}", "", notes.get("about", "").strip(), ""]
     if default:
         lines += [f"The default is [`{axis}={default}`](#{default}). To choose another option:", ""]
-    example = next((o.name for o in listed if o.name not in (default, "none")), listed[0].name)
-    lines += ["```bash", f"{PROGRAMS.get(axis, 'python train.py')} {axis}={example}", "```", ""]
+    other = next((o.name for o in listed if o.name not in (default, "none")), listed[0].name)
+    example = notes.get("example", f"{axis}={other}")
+    lines += ["```bash", f"{PROGRAMS.get(axis, 'python train.py')} {example}", "```", ""]
     lines += ["| option | what it is |", "|---|---|"]
     lines += [f"| [`{o.name}`](#{o.name}) | {what.get(o.name) or _derived(o, code)} |" for o in listed]
     for option in listed:
         lines += ["", *_section(option, listed, code, what.get(option.name), formulas.get(option.name))]
     return "\n".join(lines) + "\n"
+
+
+def ordered(listed: list[Option], notes: dict[str, Any]) -> list[Option]:
+    """In the order of docs/axes.yml; what is not there follows by name."""
+    order = {name: place for place, name in enumerate(notes.get("what", {}))}
+    return sorted(listed, key=lambda option: (order.get(option.name, len(order)), option.name))
 
 
 PROGRAMS = {"inpainting": "python sample.py run=<folder>", "analytic": "python sample.py data=digits"}
@@ -218,7 +230,7 @@ def index(conf: Path, notes: dict[str, dict[str, Any]]) -> str:
         lines += [f"## {group}", "", "| axis | options |", "|---|---|"]
         for axis, note in notes.items():
             if note["group"] == group:
-                names = ", ".join(f"[{o.name}]({axis}.md#{o.name})" for o in options(conf, axis))
+                names = ", ".join(f"[{o.name}]({axis}.md#{o.name})" for o in ordered(options(conf, axis), note))
                 lines.append(f"| [`{axis}`]({axis}.md) | {names} |")
         lines.append("")
     return "\n".join(lines)

@@ -28,10 +28,13 @@ PRIVATE = {"cli", "tools"}
 REFUSALS = ("denoiselab.tools.refusals", "denoiselab.cli.refusals")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
+# A function before its argument; not one with an exponent, whose element has two children and no more.
+FUNCTION = re.compile(r"(?<!<msup>)(?<!<msub>)<mi>(log|cos|sin)</mi>(?!<mo|<mspace)")
+
 
 def notes() -> dict[str, dict[str, Any]]:
     """docs/axes.yml: what a page says of each axis, in the order of the pages."""
-    known = yaml.safe_load((ROOT / "docs" / "axes.yml").read_text())
+    known: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docs" / "axes.yml").read_text())
     missing = [axis for axis in axis_pages.axes(ROOT / "conf") if axis not in known]
     return known | {axis: {"group": "Other"} for axis in missing}
 
@@ -109,8 +112,8 @@ def _api_page(name: str) -> str:
 
 def _refusals() -> str:
     """The table of refused options and pairs. It takes a minute, so it is kept until conf/ or the package changes."""
-    modules = [path for path in SOURCE.rglob("*.py") if path.parent.name != "tools" or path.stem == "refusals"]
-    sources = sorted([*(ROOT / "conf").rglob("*.yaml"), *modules])
+    code = [path for path in SOURCE.rglob("*.py") if path.parent.name != "tools" or path.stem == "refusals"]
+    sources = sorted([*(ROOT / "conf").rglob("*.yaml"), *code])
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     kept = ROOT / "build" / "docs-cache" / f"refusals-{state}.md"
     if not kept.exists():
@@ -118,8 +121,9 @@ def _refusals() -> str:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(import_module(name).table())
     heading, rule, *rows = kept.read_text().splitlines()
-    told = [f"| {row[0]} | {axis_pages.escaped(row[1])} |" for row in (_columns(line) for line in rows)]
-    return "\n".join([REFUSALS_PAGE, heading, rule, *told]) + "\n"
+    columns = (_columns(row) for row in rows)
+    escaped = [f"| {refused} | {axis_pages.escaped(reason)} |" for refused, reason in columns]
+    return "\n".join([REFUSALS_PAGE, heading, rule, *escaped]) + "\n"
 
 
 REFUSALS_PAGE = """# What is refused
@@ -150,4 +154,5 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 def _mathml(match: re.Match[str]) -> str:
     block = match[2] == "["
     mathml = convert(html.unescape(match[3]).strip(), display="block" if block else "inline")
+    mathml = FUNCTION.sub(r'<mi>\1</mi><mspace width="0.17em"/>', mathml)
     return f'<div class="formula">{mathml}</div>' if block else mathml
