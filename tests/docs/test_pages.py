@@ -3,6 +3,7 @@
 import html
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,45 @@ def test_the_notes_on_axes_name_only_options_that_exist():
         for key in ("what", "formulas"):
             for option in note.get(key, {}):
                 assert (axis, option) in OPTIONS, f"docs/axes.yml: {axis}={option}"
+
+
+COMMAND = re.compile(r"^(?: {4}|\| `)?(?:\$ )?python train\.py ((?:[^`\n#<]|#(?! ))+?)(?: +#.*|`.*)?$", re.MULTILINE)
+
+
+def training_commands() -> list[tuple[str, str]]:
+    """(page, overrides) of each training command in the pages that needs nothing made before."""
+    found = [
+        (page.stem, words.strip()) for page in PAGES for words in COMMAND.findall(page.read_text().replace("\\\n", ""))
+    ]
+    return sorted({(page, words) for page, words in found if not re.search(r"run=|--", words)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "words"), training_commands())
+def test_every_training_command_of_the_pages_is_allowed(page, words):
+    """Composed and checked, not run. Of a sweep, the first job; what is Hydra's own is left out."""
+    from denoiselab.cli import rules
+    from denoiselab.cli.entry import composed
+    from denoiselab.errors import ConfigError
+
+    overrides = []
+    for word in shlex.split(words):
+        key, _, value = word.partition("=")
+        if word == "-m" or key.startswith(("hydra", "resume")) or "(" in value:
+            continue
+        overrides.append(word if value.startswith("[") else f"{key}={value.split(',')[0]}")
+    cfg = composed("train", overrides)
+    if overrides == ["schedule=flow", "parameterization=eps"]:  # the page shows how it is refused
+        with pytest.raises(ConfigError):
+            rules.check_rules(cfg)
+    else:
+        rules.check_rules(cfg)
+
+
+def test_training_commands_of_all_pages_are_found():
+    found = training_commands()
+    assert len(found) > 30
+    assert {"README", "index", "options", "sweeps", "conditioning", "experiments"} <= {page for page, _ in found}
 
 
 @pytest.fixture(scope="module")
