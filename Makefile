@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test test-inception lint benchmarks clean
+.PHONY: setup train test test-inception lint benchmarks docs clean
 
 train: setup
 	$(BIN)/python train.py
@@ -21,15 +21,19 @@ lint: setup
 benchmarks: setup
 	$(BIN)/python -m denoiselab.tools.benchmarks
 
+docs: setup  # into build/docs; any warning is an error
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --quiet --strict
+
 setup: .venv/installed
 
-.venv/installed: requirements.txt pyproject.toml
+.venv/installed: requirements.txt requirements-torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 		{ echo "denoiselab needs Python 3.11 or later; this is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-inception .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-inception build .pytest_cache .mypy_cache .ruff_cache

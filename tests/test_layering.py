@@ -12,7 +12,7 @@ import denoiselab
 
 PACKAGE = Path(denoiselab.__file__).parent
 # The rooms in which Lightning, Hydra or W&B may be imported, and what is built from these.
-FRAME = {"system", "data", "callbacks", "cli", "pipeline", "metrics", "checkpoint_io", "trainer", "selftest"}
+FRAME = {"system", "data", "callbacks", "cli", "pipeline", "metrics", "checkpoint_io", "trainer", "selftest", "tools"}
 
 PROGRAM = """
 import importlib, json, sys

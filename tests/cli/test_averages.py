@@ -47,7 +47,10 @@ def test_with_nothing_asked_it_is_the_one_that_the_run_was_judged_by(run):
 def test_an_average_that_was_kept_is_taken_as_it_is(run, asked):
     folder, state, _ = run
     ((key, value),) = asked.items()
-    assert checkpoint.averaged({"ema": state}, folder, asked) == (f"{key}={value:g}", state["others"][f"{key}={value:g}"])
+    assert checkpoint.averaged({"ema": state}, folder, asked) == (
+        f"{key}={value:g}",
+        state["others"][f"{key}={value:g}"],
+    )
 
 
 @pytest.mark.parametrize("sigma_rel", [0.06, 0.075, 0.12, 0.15])

@@ -4,7 +4,6 @@ import copy
 import itertools
 import math
 import re
-import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +31,6 @@ from denoiselab.objectives import CrossEntropy
 from denoiselab.pipeline import Recipe
 from denoiselab.runs import guides
 from denoiselab.samplers.sampler import precise
-from denoiselab.tools import refusals
 from denoiselab.training import fit
 from denoiselab.training.callbacks import LossByLogSNR
 from denoiselab.training.parts import Parts
@@ -310,12 +308,6 @@ def test_guidance_by_other_models_acts_with_every_sampler_and_parameterization()
                 assert not guided.equal(unguided), (schedule, parameterization, sampler, name)
 
 
-@pytest.mark.slow
-def test_the_table_of_refusals_in_the_readme_is_what_the_command_prints():
-    readme = (CONF.parent / "README.md").read_text()
-    assert refusals.table() in readme
-
-
 @pytest.mark.parametrize("option", options("trainer"))
 def test_each_trainer_is_built_or_refused_for_want_of_its_device(option, tmp_path):
     cfg = composed("train", [f"trainer={option}"])
@@ -370,17 +362,16 @@ def test_each_experiment_takes_a_step(option):
     step(assembled(composed("train", words)))
 
 
-def test_the_schedule_of_the_readme_works_as_it_is_written_there(tmp_path, monkeypatch):
-    readme = (CONF.parent / "README.md").read_text()
-    python = readme.split("`my_schedules.py`")[1].split("```python\n")[1].split("```")[0]
-    yaml = readme.split("linear_log_snr.yaml`:")[1].split("```yaml\n")[1].split("```")[0]
+def test_the_schedule_of_the_guide_works_as_it_is_written_there(tmp_path, monkeypatch):
+    guide = (CONF.parent / "docs" / "guide" / "parts.md").read_text()
+    python = guide.split("`my_schedules.py`")[1].split("```python\n")[1].split("```")[0]
+    yaml = guide.split("linear_log_snr.yaml`:")[1].split("```yaml\n")[1].split("```")[0]
     (tmp_path / "my_schedules.py").write_text(python)
-    conf = tmp_path / "conf"
-    shutil.copytree(CONF, conf)
-    (conf / "schedule" / "linear_log_snr.yaml").write_text(yaml)
+    (tmp_path / "conf" / "schedule").mkdir(parents=True)
+    (tmp_path / "conf" / "schedule" / "linear_log_snr.yaml").write_text(yaml)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("denoiselab.cli.entry.CONF", conf)
-    cfg = composed("train", small("schedule=linear_log_snr", "schedule.end=-12", "sampler.steps=2"))
+    words = small("schedule=linear_log_snr", "schedule.end=-12", "sampler.steps=2")
+    cfg = checks.check(Loader("train", [str(tmp_path / "conf")]), words)
     parts = assembled(cfg)
     schedule = parts.pipeline.denoiser.schedule
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
@@ -389,9 +380,9 @@ def test_the_schedule_of_the_readme_works_as_it_is_written_there(tmp_path, monke
     step(parts)
 
 
-def test_the_library_example_of_the_readme_gives_what_it_says(capsys):
-    readme = (CONF.parent / "README.md").read_text()
-    code = readme.split("## As a library")[1].split("```python\n")[1].split("```")[0]
+def test_the_library_example_of_the_guide_gives_what_it_says(capsys):
+    guide = (CONF.parent / "docs" / "guide" / "library.md").read_text()
+    code = guide.split("```python\n")[1].split("```")[0]
     torch.manual_seed(0)
     space: dict = {}
     exec(code, space)
@@ -410,9 +401,10 @@ def test_the_readme_lists_every_option():
             assert sorted(w.strip() for w in words.split(",")) == options(axis), axis
 
 
-def test_every_test_that_the_readme_names_is_there():
+def test_every_test_that_the_fault_table_names_is_there():
     tests = CONF.parent / "tests"
-    table = (CONF.parent / "README.md").read_text().split("| fault | what happens | test |")[1].split("\n\n")[0]
+    page = (CONF.parent / "docs" / "reliability.md").read_text()
+    table = page.split("| fault | what happens | test |")[1].split("\n\n")[0]
     rows, there = table.splitlines()[2:], ""
     assert len(rows) > 15
     for row in rows:

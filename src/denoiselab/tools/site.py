@@ -1,0 +1,158 @@
+"""The hook of mkdocs.yml: pages made from the code, formulas as MathML, links out of the repository's own pages.
+
+`make docs` runs it. Nothing that it makes is committed.
+"""
+
+import hashlib
+import html
+import re
+import sys
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+
+import yaml
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[3]
+SOURCE = ROOT / "src"
+sys.path.insert(0, str(SOURCE))
+
+from denoiselab.tools import axis_pages  # noqa: E402
+
+# Rooms of the package that the API pages leave out, and modules that are no part of the library.
+PRIVATE = {"cli", "tools"}
+REFUSALS = ("denoiselab.tools.refusals", "denoiselab.tools.refusals")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
+
+# A function before its argument; not one with an exponent, whose element has two children and no more.
+FUNCTION = re.compile(r"(?<!<msup>)(?<!<msub>)<mi>(log|cos|sin)</mi>(?!<mo|<mspace)")
+
+
+def notes() -> dict[str, dict[str, Any]]:
+    """docs/axes.yml: what a page says of each axis, in the order of the pages."""
+    known: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docs" / "axes.yml").read_text())
+    missing = [axis for axis in axis_pages.axes(ROOT / "conf") if axis not in known]
+    return known | {axis: {"group": "Other"} for axis in missing}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fills in the sections of the navigation that the code decides."""
+    groups: dict[str, list[Any]] = {}
+    for axis, note in notes().items():
+        groups.setdefault(note["group"], []).append({axis: f"axes/{axis}.md"})
+    axes: list[Any] = ["axes/index.md", *({group: pages} for group, pages in groups.items())]
+    filled = {"Axes": axes, "API": ["api/index.md", *({name: f"api/{name}.md"} for name in modules())]}
+    assert config.nav is not None
+    for entry in config.nav:
+        for title in entry if isinstance(entry, dict) else ():
+            entry[title] = filled.get(title, entry[title])
+    return config
+
+
+def modules() -> list[str]:
+    """The package's rooms and files, but for those that are no part of the library."""
+    package = SOURCE / "denoiselab"
+    found = [path.stem for path in package.glob("*.py")] + [path.parent.name for path in package.glob("*/__init__.py")]
+    return sorted(name for name in found if not name.startswith("_") and name not in PRIVATE)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for uri, text in generated().items():
+        files.append(File.generated(config, uri, content=text))
+    return files
+
+
+def generated() -> dict[str, str]:
+    """The pages that are made from the code, by their path."""
+    conf, code, noted = ROOT / "conf", axis_pages.Code(SOURCE), notes()
+    pages = {f"axes/{axis}.md": axis_pages.page(axis, conf, code, note) for axis, note in noted.items()}
+    pages["axes/index.md"] = axis_pages.index(conf, noted)
+    pages |= {f"api/{name}.md": _api_page(name) for name in modules()}
+    pages["api/index.md"] = _api_index(code)
+    pages["refusals.md"] = _refusals()
+    pages["develop.md"] = (ROOT / "CONTRIBUTING.md").read_text()
+    pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
+    return pages
+
+
+API = """# API
+
+The library, module by module. The mathematics is plain PyTorch: it imports neither Lightning nor Hydra. [As a
+library](../guide/library.md) has two examples.
+
+| module | what it holds |
+|---|---|"""
+
+
+def _api_index(code: axis_pages.Code) -> str:
+    lines = [API]
+    for name in modules():
+        first = code.docstring(f"denoiselab.{name}").split("\n\n")[0]
+        lines.append(f"| [`{name}`]({name}.md) | {axis_pages.escaped(' '.join(first.split()))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _api_page(name: str) -> str:
+    """A module; or a package, file by file, so that what its `__init__` exports again is not there twice."""
+    folder = SOURCE / "denoiselab" / name
+    if not folder.is_dir():
+        return f"# {name}\n\n::: denoiselab.{name}\n"
+    lines = [f"# {name}", "", f"::: denoiselab.{name}", "    options: {members: false}"]
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        if path.stem != "__init__":
+            title = module.removeprefix(f"denoiselab.{name}.")
+            lines += ["", f"## {title} {{#{title}}}", "", f"::: {module}", "    options: {heading_level: 3}"]
+    return "\n".join(lines) + "\n"
+
+
+def _refusals() -> str:
+    """The table of refused options and pairs. It takes a minute, so it is kept until conf/ or the package changes."""
+    code = [path for path in SOURCE.rglob("*.py") if path.parent.name != "tools" or path.stem == "refusals"]
+    sources = sorted([*(ROOT / "conf").rglob("*.yaml"), *code])
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    kept = ROOT / "build" / "docs-cache" / f"refusals-{state}.md"
+    if not kept.exists():
+        name = next(name for name in REFUSALS if util.find_spec(name) is not None)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(import_module(name).table())
+    heading, rule, *rows = kept.read_text().splitlines()
+    columns = (_columns(row) for row in rows)
+    escaped = [f"| {refused} | {axis_pages.escaped(reason)} |" for refused, reason in columns]
+    return "\n".join([REFUSALS_PAGE, heading, rule, *escaped]) + "\n"
+
+
+REFUSALS_PAGE = """# What is refused
+
+Any part works with any other. The exceptions are listed here: single options that need others beside them, and pairs
+that have no meaning. They are refused before anything starts, with the reason and the nearest combination that works.
+The table is generated from the rules in the code, for the default configuration of `train.py`.
+"""
+
+
+def _columns(line: str) -> tuple[str, str]:
+    left, _, right = line.removeprefix("| ").removesuffix(" |").partition(" | ")
+    return left, right
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links of CONTRIBUTING.md and CHANGELOG.md, which are written for the repository's root."""
+    if page.file.src_uri in ("develop.md", "changelog.md"):
+        markdown = markdown.replace("](docs/", "](")
+    return markdown
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Formulas in LaTeX become MathML, which browsers show with no script."""
+    return FORMULA.sub(_mathml, content)
+
+
+def _mathml(match: re.Match[str]) -> str:
+    block = match[2] == "["
+    mathml = convert(html.unescape(match[3]).strip(), display="block" if block else "inline")
+    mathml = FUNCTION.sub(r'<mi>\1</mi><mspace width="0.17em"/>', mathml)
+    return f'<div class="formula">{mathml}</div>' if block else mathml
