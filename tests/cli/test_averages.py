@@ -70,5 +70,5 @@ def test_what_was_not_kept_is_refused_with_what_there_is(run, tmp_path):
         checkpoint.averaged({"ema": state}, folder, {"decay": 0.99})
     with pytest.raises(RunError, match=r"kept none; train with ema=power"):
         checkpoint.averaged({"ema": state}, tmp_path, {"sigma_rel": 0.2})
-    with pytest.raises(RunError, match="there can be one"):
+    with pytest.raises(RunError, match="give one of them"):
         checkpoint.averaged({"ema": state}, folder, {"decay": 0.9, "sigma_rel": 0.2})

@@ -29,7 +29,6 @@ from denoiselab.errors import RunError
 from denoiselab.pictures import grid
 from denoiselab.runs import evaluations as kept
 from denoiselab.runs import identity, state
-from denoiselab.runs import load as runs
 from denoiselab.runs.configuration import saved_config
 from denoiselab.runs.load import open_run
 from test_logging import records, run_record
@@ -182,7 +181,7 @@ def test_jobs_of_a_sweep_that_are_not_finished_are_left_out_and_that_is_said(the
         (["run=sweep/0", "n=0"], "n=0 makes no sense"),
         (["run=sweep", "hydra.run.dir=here"], "hydra.run.dir=here is one folder, and these are 2 runs"),
         (["-m", "run=sweep", "sampler=ddim,hein"], "sampler=hein is no option"),
-        (["run=sweep", "schedule=flow"], "schedule=flow cannot be chosen with run=sweep/0"),
+        (["run=sweep", "schedule=flow"], "schedule=flow cannot be changed with run=sweep/0"),
         (["run=sweep/0", "data.root=data"], "data.root=data"),
     ],
 )
@@ -420,7 +419,7 @@ def test_the_folder_has_the_first_samples_of_the_seed_and_figures_with_their_pro
     expected = {"run": "sweep/0", "checkpoint": "last", "step": 2, "ema": "decay=0.999", "sample_seed": 5, "n": 50}
     assert expected.items() <= made.items()
     assert made["source"] == identity.source()
-    assert made["code"] == runs.code_version()
+    assert made["code"] == identity.code_version()
     assert made["identity"] == state.read(folder)["identity"]
     assert made["data_fingerprint"] == figures(there / "sweep" / "0")["data_fingerprint"]
 
@@ -505,7 +504,7 @@ def test_a_run_that_is_still_training_is_evaluated_as_it_is_and_that_is_said(pla
 
 def test_an_export_says_that_it_replaces_an_earlier_one(there):
     assert "in place of" not in say("export", "run=sweep/0").err
-    assert "in place of an earlier export" in say("export", "run=sweep/0").err
+    assert "replaces an earlier export" in say("export", "run=sweep/0").err
 
 
 def test_where_a_run_is_named_wrongly_torch_is_not_waited_for(there):

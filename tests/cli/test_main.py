@@ -143,7 +143,7 @@ def test_a_folder_with_a_run_in_it_is_not_written_over(monkeypatch, capsys, tmp_
     (tmp_path / "checkpoints" / "last.ckpt").write_text("precious")
     status, _, err = say(monkeypatch, capsys, "train", f"hydra.run.dir={tmp_path}")
     assert status == 2
-    assert "has a run in it already" in err
+    assert "already holds a run" in err
     assert (tmp_path / "checkpoints" / "last.ckpt").read_text() == "precious"
 
 

@@ -60,7 +60,7 @@ def test_what_has_a_meaning_is_accepted(words):
 
 
 def test_classes_of_points_that_have_none_are_refused_with_those_that_have():
-    with pytest.raises(ConfigError, match="data=swiss_roll has none: take conditioning=none"):
+    with pytest.raises(ConfigError, match="data=swiss_roll has none; use conditioning=none"):
         assembled(composed("train", ["experiment=points", *CLASSES]))
 
 

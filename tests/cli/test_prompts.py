@@ -199,7 +199,7 @@ def test_a_folder_of_an_encoder_must_be_given_and_points_have_no_captions(monkey
             ["experiment=points", "data=moons", "conditioning=text_trained"],
             "these data are points",
         ),
-        (["conditioning=text_trained", "backbone=mlp"], "take backbone=unet, dit or jit"),
+        (["conditioning=text_trained", "backbone=mlp"], "use backbone=unet, dit or jit"),
     ):
         status, err = say(monkeypatch, capsys, "train", *words, f"hydra.run.dir={tmp_path / 'run'}")
         assert (status, err.count("\n")) == (2, 1), err
@@ -208,7 +208,7 @@ def test_a_folder_of_an_encoder_must_be_given_and_points_have_no_captions(monkey
 
 
 def test_a_network_that_hears_vectors_alone_is_told_captions_by_that_route():
-    with pytest.raises(IncompatibleError, match="backbone=mlp is told vectors"):
+    with pytest.raises(IncompatibleError, match="backbone=mlp takes vector conditioning only"):
         assembled(composed("train", [*WORDS[:1], "backbone=mlp"]))
     words = [*WORDS[:2], "conditioning.route=vector", "backbone=mlp", "metrics=none"]
     assert assembled(composed("train", words)).pipeline.conditioner.routes.tokens == 0

@@ -34,7 +34,7 @@ def test_images_that_are_mirrored_without_what_is_told_of_them_are_refused(optio
     monkeypatch.setattr(Composition, "flip", True)
     words = ["data=composition", "data.train=4", "data.test=4", f"conditioning={option}"]
     cfg = composed("train", [*words, "metrics=none", "likelihood=none"])
-    with pytest.raises(IncompatibleError, match=f"their {key} would stay as they are; take data.flip=false"):
+    with pytest.raises(IncompatibleError, match=f"but not their {key}; use data.flip=false"):
         assembled(cfg)
 
 

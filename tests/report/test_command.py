@@ -12,7 +12,8 @@ import synthetic
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import REPOSITORY
-from denoiselab.assembly.configuration import composed
+from hydra.types import RunMode
+from denoiselab.assembly.configuration import Loader
 from denoiselab.cli import main
 from denoiselab.report.reading import find
 from denoiselab.report.sweep import side_by_side as told
@@ -132,7 +133,8 @@ def test_a_job_of_an_experiment_that_is_a_sweep_is_made_again_alone(tmp_path):
     path.write_text(path.read_text().replace('"mode": "RUN"', '"mode": "MULTIRUN"'))
     ((command,),) = [row.commands for row in find([str(tmp_path)]).rows]
     assert str(command) == "python train.py seed=1 schedule=flow experiment=study hydra.mode=RUN"
-    assert composed("train", list(command.words), hydra=True).hydra.mode.name == "RUN"
+    cfg = Loader("train").load_configuration("train", list(command.words), RunMode.RUN)
+        assert cfg.hydra.mode.name == "RUN"
 
 
 def test_a_sweeps_table_sets_apart_what_a_report_would_refuse(tmp_path):

@@ -178,6 +178,8 @@ def _sweep(loader: Loader, overrides: list[str]) -> DictConfig | None:
 
 def check(loader: Loader, overrides: list[str], sweep: DictConfig | None, several: bool) -> list[DictConfig]:
     """The configurations of all jobs, checked; none of a search, whose values are checked one by one."""
+    if loader.command in OF_A_RUN:
+        requests.check_trained(overrides)
     params = [f"{key}={values}" for key, values in ((sweep and sweep.hydra.sweeper.params) or {}).items()]
     values = _values([*params, *overrides], several or sweep is not None)
     advice: dict[str, None] = {}
@@ -188,8 +190,6 @@ def check(loader: Loader, overrides: list[str], sweep: DictConfig | None, severa
         for words in itertools.product(*values.values()):
             jobs.append(checks.check(loader, list(words)))
             advice |= dict.fromkeys(rules.advice(jobs[-1]))
-    if loader.command in OF_A_RUN and jobs:
-        requests.check_trained(overrides, jobs[0])
     for note in advice if processes.rank() == 0 else ():
         print(f"{loader.command}: note: {note}", file=sys.stderr)
     return jobs

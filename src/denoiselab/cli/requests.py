@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from denoiselab import axes
+from denoiselab.assembly.configuration import OF_A_RUN
 from denoiselab.axes import Role, role
 from denoiselab.errors import ConfigError
 from denoiselab.overrides import key_of, pairs
@@ -25,11 +26,8 @@ def with_metrics(overrides: list[str]) -> list[str]:
     return [*overrides, "metrics=points"]
 
 
-def check_trained(overrides: Sequence[str], known: Iterable[str]) -> None:
-    """Raises ConfigError for an option of the model or of its training beside run=<folder>, whose weights have it.
-
-    known: the keys of the command's own configuration.
-    """
+def check_trained(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for an option of the model or of its training beside run=<folder>, whose weights have it."""
     run = named(overrides)
     for override in overrides:
         key = key_of(override)
@@ -38,7 +36,7 @@ def check_trained(overrides: Sequence[str], known: Iterable[str]) -> None:
             continue
         if role(key) not in (Role.MODEL, Role.TRAINING):
             continue
-        if axis in known:
+        if axis in OF_A_RUN:
             raise ConfigError(
                 f"{override} cannot be changed with run={run}, whose network was trained with its own {axis}; "
                 f"use analytic=empirical in place of run to choose the {axis}"
