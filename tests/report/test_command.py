@@ -134,7 +134,7 @@ def test_a_job_of_an_experiment_that_is_a_sweep_is_made_again_alone(tmp_path):
     ((command,),) = [row.commands for row in find([str(tmp_path)]).rows]
     assert str(command) == "python train.py seed=1 schedule=flow experiment=study hydra.mode=RUN"
     cfg = Loader("train").load_configuration("train", list(command.words), RunMode.RUN)
-        assert cfg.hydra.mode.name == "RUN"
+    assert cfg.hydra.mode.name == "RUN"
 
 
 def test_a_sweeps_table_sets_apart_what_a_report_would_refuse(tmp_path):
