@@ -14,7 +14,8 @@ from torch import Tensor
 
 from denoiselab.conditioning.cond import Cond
 from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError, InvalidValue
+from denoiselab.limits import Finite, NonNegative, Positive, Share, checked
 from denoiselab.schedules import Schedule, like
 
 
@@ -40,7 +41,7 @@ class Interval:
     def __init__(self, low: float, high: float | None) -> None:
         self.low, self.high = low, math.inf if high is None else high
         if self.low >= self.high:
-            raise ConfigError(f"guidance.sigma_low={low} is not below guidance.sigma_high={high}")
+            raise InvalidValue("sigma_low", low, f"below sigma_high={high}")
 
     @property
     def everywhere(self) -> bool:
@@ -62,8 +63,13 @@ class ClassifierFree(Guidance):
     own (Lin 2023, eq. 15-16, on x0).
     """
 
+    @checked
     def __init__(
-        self, scale: float = 1.2, sigma_low: float = 0.0, sigma_high: float | None = None, rescale: float = 0.0
+        self,
+        scale: Finite = 1.2,
+        sigma_low: NonNegative = 0.0,
+        sigma_high: Positive | None = None,
+        rescale: Share = 0.0,
     ) -> None:
         self.scale, self.rescale, self.inside = scale, rescale, Interval(sigma_low, sigma_high)
 
@@ -79,8 +85,13 @@ class ClassifierFreeEach(Guidance):
     difference is the score of its own part alone.
     """
 
+    @checked
     def __init__(
-        self, scales: Sequence[float], sigma_low: float = 0.0, sigma_high: float | None = None, rescale: float = 0.0
+        self,
+        scales: Sequence[Finite],
+        sigma_low: NonNegative = 0.0,
+        sigma_high: Positive | None = None,
+        rescale: Share = 0.0,
     ) -> None:
         self.scales, self.rescale, self.inside = list(scales), rescale, Interval(sigma_low, sigma_high)
 
@@ -135,7 +146,8 @@ class Classifier(Guidance):
     what it is trained to be told, so an unconditional one is guided to y by the classifier alone. scale 0 is off.
     """
 
-    def __init__(self, classifier: Callable[[Tensor, Tensor, Schedule], Tensor], scale: float = 1.0) -> None:
+    @checked
+    def __init__(self, classifier: Callable[[Tensor, Tensor, Schedule], Tensor], scale: Finite = 1.0) -> None:
         self.classifier, self.scale = classifier, scale
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
@@ -171,8 +183,9 @@ class Autoguidance(Guidance):
     its prediction.
     """
 
+    @checked
     def __init__(
-        self, weak: Callable[[Tensor, Tensor, Schedule, Tensor | None], Prediction], scale: float = 1.5
+        self, weak: Callable[[Tensor, Tensor, Schedule, Tensor | None], Prediction], scale: Finite = 1.5
     ) -> None:
         self.weak, self.scale = weak, scale
 

@@ -31,6 +31,7 @@ class Limit:
     above: bool = False
     below: bool = False
     whole: bool = False
+    multiple: int = 1  # of which whole number
 
     def refusal(self, value: Any) -> str | None:
         low = f"{'above' if self.above else 'at least'} {self.low:g}" if self.low > -math.inf else ""
@@ -38,6 +39,8 @@ class Limit:
         ends = " and ".join(filter(None, (low, high)))
         if low and high and not self.above and not self.below:
             ends = f"from {self.low:g} to {self.high:g}"
+        if self.multiple > 1:
+            ends = f"a multiple of {self.multiple}, {ends}"
         kind = int if self.whole else float
         if not _is(kind, value):
             return ", ".join(filter(None, (PLAIN[kind], ends)))
@@ -45,7 +48,7 @@ class Limit:
             return ", ".join(filter(None, ("a finite number", ends)))
         inside = value > self.low if self.above else value >= self.low
         inside &= value < self.high if self.below else value <= self.high
-        return None if inside else ends
+        return None if inside and (self.multiple == 1 or value % self.multiple == 0) else ends
 
 
 Finite = Annotated[float, Limit()]
@@ -55,6 +58,7 @@ Share = Annotated[float, Limit(0, 1)]
 PositiveShare = Annotated[float, Limit(0, 1, above=True)]
 ShareBelowOne = Annotated[float, Limit(0, 1, below=True)]
 InnerShare = Annotated[float, Limit(0, 1, above=True, below=True)]
+ProfileWidth = Annotated[float, Limit(0, 0.28, above=True)]  # of EDM2's averages, a share of the training
 EarlyTime = Annotated[float, Limit(0, 0.5, above=True)]  # where a process is left for x0
 Natural = Annotated[int, Limit(0, whole=True)]
 Count = Annotated[int, Limit(1, whole=True)]

@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, InvalidValue
+from denoiselab.limits import Count, EarlyTime, Positive, PositiveShare, checked
 from denoiselab.schedules import Schedule
 
 
@@ -25,7 +26,8 @@ class Trailing(Spacing):
     With T, rounded to the T-step diffusion's own times.
     """
 
-    def __init__(self, T: int | None = None) -> None:
+    @checked
+    def __init__(self, T: Count | None = None) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -41,7 +43,8 @@ class Leading(Spacing):
     which biases images towards grey (Lin 2023).
     """
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: Count = 1000) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -52,7 +55,8 @@ class Leading(Spacing):
 class Linspace(Spacing):
     """Even from a T-step diffusion's last step to its first, both visited, rounded (Lin 2023, table 2)."""
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: Count = 1000) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -68,7 +72,8 @@ class Quadratic(Spacing):
     Where that names a step twice, the next one takes the second place. Like `Leading` it never visits t = 1.
     """
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: Count = 1000) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -87,7 +92,8 @@ class Sections(Spacing):
     ConfigError where a section has fewer steps than its count, or the counts do not add up to the sampler's steps.
     """
 
-    def __init__(self, T: int = 1000, counts: Sequence[int] | None = None) -> None:
+    @checked
+    def __init__(self, T: Count = 1000, counts: Sequence[Count] | None = None) -> None:
         self.T, self.counts = T, None if counts is None else list(counts)
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -123,12 +129,11 @@ def _visiting(steps: Sequence[int], T: int) -> Tensor:
 class Custom(Spacing):
     """The given times, then 0. Raises ConfigError unless they descend in (0, 1] and are as many as the steps."""
 
-    def __init__(self, times: Sequence[float]) -> None:
+    @checked
+    def __init__(self, times: Sequence[PositiveShare]) -> None:
         self.times = list(times)
         if not self.times or not all(t > s for t, s in pairwise([*self.times, 0.0])):
-            raise ConfigError(f"spacing.times={self.times} do not descend to above 0; write them as [1,0.6,0.3]")
-        if self.times[0] > 1:
-            raise ConfigError(f"spacing.times={self.times} begin above 1, which is pure noise; allowed: up to 1")
+            raise InvalidValue("times", self.times, "a list that descends, such as [1,0.6,0.3]")
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         if steps != len(self.times):
@@ -145,7 +150,8 @@ class LogSNR(Spacing):
     -infinity at t = 1 the even part begins at 1 - t_min, and t = 1 takes the first point's place.
     """
 
-    def __init__(self, t_min: float = 1e-3, sigma_min: float = 0.02) -> None:
+    @checked
+    def __init__(self, t_min: EarlyTime = 1e-3, sigma_min: Positive = 0.02) -> None:
         self.t_min, self.sigma_min = t_min, sigma_min
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -167,7 +173,8 @@ class Karras(Spacing):
     Raises ConfigError where nothing is left of the range.
     """
 
-    def __init__(self, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+    @checked
+    def __init__(self, rho: Positive = 7.0, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0) -> None:
         self.rho, self.sigma_min, self.sigma_max = rho, sigma_min, sigma_max
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:

@@ -12,7 +12,6 @@ from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from denoiselab import limits
@@ -157,7 +156,9 @@ class _Names(dict[str, Any]):
 
 def _hint(node: ast.expr | None, source: Source) -> Any:
     """The type hint that an annotation means; Other where that is not made of names, literals and Limit(...) alone."""
-    for part in ast.walk(node) if node else ():
+    if node is None:
+        return Other
+    for part in ast.walk(node):
         match part:
             case ast.Call(func=called) if ast.unparse(called).rpartition(".")[2] == "Limit":
                 continue

@@ -6,13 +6,14 @@ sigma_s^2/sigma_t^2. f = 0 is right for data of one point; f = 1 for N(0, I) dat
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn, Prediction
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError
+from denoiselab.limits import Count, Share, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, posterior_variance
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
@@ -38,16 +39,18 @@ FRACTIONS: dict[str, Callable[[Prediction, float], Tensor | float]] = {
 class DDPM(Sampler):
     """variance "small" is f = 0, "large" 1, "interpolated" the number `fraction`, "learned" the network's.
 
-    The last step adds no noise. Raises ConfigError for another variance or a fraction outside [0, 1], and
-    IncompatibleError, when sampling, for a learned one that the model has not.
+    The last step adds no noise. Raises IncompatibleError, when sampling, for a learned one that the model has not.
     """
 
-    def __init__(self, steps: int, spacing: Spacing, variance: str = "small", fraction: float = 0.5) -> None:
+    @checked
+    def __init__(
+        self,
+        steps: Count,
+        spacing: Spacing,
+        variance: Literal["small", "large", "interpolated", "learned"] = "small",
+        fraction: Share = 0.5,
+    ) -> None:
         super().__init__(steps, spacing)
-        if variance not in FRACTIONS:
-            raise ConfigError(f"sampler.variance is {variance!r}; allowed are {', '.join(FRACTIONS)}")
-        if not 0 <= fraction <= 1:
-            raise ConfigError(f"sampler.fraction={fraction} makes no sense; allowed: from 0 to 1")
         self.variance, self.fraction = variance, fraction
 
     def step(

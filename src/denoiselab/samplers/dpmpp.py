@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, checked_eta, half_log_snr_step
+from denoiselab.limits import Count, Share, checked
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, half_log_snr_step
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
@@ -44,12 +45,13 @@ class DPMpp2MSDE(Sampler):
 
     Over a step the noise already there shrinks by exp(-eta h) besides, and as much new noise takes its place. One
     evaluation and one draw a step; the first-order step with eta = 1 is DDPM with the small variance. First order where
-    2M is. Raises ConfigError for an eta outside [0, 1].
+    2M is.
     """
 
-    def __init__(self, steps: int, spacing: Spacing, eta: float = 1.0) -> None:
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing, eta: Share = 1.0) -> None:
         super().__init__(steps, spacing)
-        self.eta = checked_eta(eta)
+        self.eta = eta
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn

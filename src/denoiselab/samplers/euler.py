@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
+from denoiselab.limits import Count, Share, checked
 from denoiselab.samplers.edm import Churned
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, checked_eta
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
@@ -36,9 +37,10 @@ class EulerAncestral(Sampler):
     is DDPM with the small variance and eta = 0 is Euler; weak order 1. Raises ConfigError for an eta outside [0, 1].
     """
 
-    def __init__(self, steps: int, spacing: Spacing, eta: float = 1.0) -> None:
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing, eta: Share = 1.0) -> None:
         super().__init__(steps, spacing)
-        self.eta = checked_eta(eta)
+        self.eta = eta
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: NoiseFn

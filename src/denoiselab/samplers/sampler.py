@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn, Prediction
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, checked
 from denoiselab.schedules import Level, Schedule
 from denoiselab.spacings import Spacing
 
@@ -35,9 +35,8 @@ class Step:
 class Sampler(ABC):
     """A sampler with its number of steps and its grid. Raises ConfigError for fewer than one step."""
 
-    def __init__(self, steps: int, spacing: Spacing) -> None:
-        if steps < 1:
-            raise ConfigError(f"sampler.steps={steps} makes no sense; allowed: at least 1")
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing) -> None:
         self.steps = steps
         self.spacing = spacing
 
@@ -71,13 +70,6 @@ class Sampler(ABC):
             if on_step is not None:
                 on_step(Step(index, len(times) - 1, t, s, x))
         return x
-
-
-def checked_eta(eta: float) -> float:
-    """The share of the noise of ancestral sampling that is added. Raises ConfigError for one outside [0, 1]."""
-    if not 0 <= eta <= 1:
-        raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
-    return eta
 
 
 def start_scale(schedule: Schedule, t: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ is taken, as its authors do, right to the order and with B(h) making the differe
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, Limit, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
@@ -48,17 +48,19 @@ class UniPC(Sampler):
     `variant` is bh1 or bh2. Where a method of order p is to be seen, its start counts: the first step is of order 1,
     corrected to 2, so for p = 3 order 4 needs a short first step. `lower_order_final` keeps the order at or below the
     number of steps left, which steadies few steps; the last, to sigma = 0, is of first order always, as is that from
-    alpha = 0, after which the multistep begins anew. ConfigError for another order or variant.
+    alpha = 0, after which the multistep begins anew.
     """
 
+    @checked
     def __init__(
-        self, steps: int, spacing: Spacing, order: int = 2, variant: str = "bh2", lower_order_final: bool = True
+        self,
+        steps: Count,
+        spacing: Spacing,
+        order: Annotated[int, Limit(1, MAX_ORDER, whole=True)] = 2,
+        variant: Literal["bh1", "bh2"] = "bh2",
+        lower_order_final: bool = True,
     ) -> None:
         super().__init__(steps, spacing)
-        if not 1 <= order <= MAX_ORDER:
-            raise ConfigError(f"sampler.order={order} makes no sense; allowed: from 1 to {MAX_ORDER}")
-        if variant not in B:
-            raise ConfigError(f"sampler.variant is {variant!r}; allowed are {' and '.join(B)}")
         self.order, self.variant, self.lower_order_final = order, variant, lower_order_final
 
     def step(
