@@ -22,6 +22,12 @@ LISTS = (list, tuple, Sequence)
 PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
+def _is(kind: Any, value: Any) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, {int: Integral, float: Real, None: NoneType}.get(kind, kind))
+
+
 @dataclass(frozen=True)
 class Limit:
     """The finite numbers from `low` to `high`; with `above` and `below` the ends themselves are left out."""
@@ -32,6 +38,10 @@ class Limit:
     below: bool = False
     whole: bool = False
     multiple: int = 1  # of which whole number
+
+    def __post_init__(self) -> None:
+        if not _is(float, self.low) or not _is(float, self.high) or not _is(int, self.multiple):
+            raise TypeError(f"the ends of a limit are numbers, got {self}")
 
     def refusal(self, value: Any) -> str | None:
         low = f"{'above' if self.above else 'at least'} {self.low:g}" if self.low > -math.inf else ""
@@ -76,6 +86,8 @@ def limited(hint: Any) -> bool:
 def refusal(hint: Any, value: Any) -> str | None:
     """What a type hint allows, where that leaves out `value`; None where it allows it."""
     origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return None
     if origin is Annotated:
         return next((text for m in hint.__metadata__ if isinstance(m, Limit) and (text := m.refusal(value))), None)
     if origin is Literal:
@@ -93,12 +105,6 @@ def refusal(hint: Any, value: Any) -> str | None:
     if hint in PLAIN or hint in (None, NoneType):
         return None if _is(hint, value) else PLAIN.get(hint, "null")
     return "" if isinstance(value, str | Number | Sequence | None) else None  # of other types only their own objects
-
-
-def _is(kind: Any, value: Any) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, {int: Integral, float: Real, None: NoneType}.get(kind, kind))
 
 
 def check(name: str, hint: Any, value: Any) -> None:

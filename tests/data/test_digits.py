@@ -102,7 +102,7 @@ def test_on_the_command_line_too_before_anything_is_built():
     words(24)
     with pytest.raises(IncompatibleError, match=r"no multiple of 8; take data\.size=16 or 32$"):
         words(28)
-    with pytest.raises(ConfigError, match=r"data\.size=0 makes no sense"):
+    with pytest.raises(ConfigError, match=r"size must be a multiple of 8"):
         words(0)
 
 

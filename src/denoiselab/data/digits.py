@@ -18,7 +18,8 @@ from denoiselab.data.source import InMemory, Source
 from denoiselab.limits import Limit, checked
 
 _LEVELS = 16
-_SIDE, _LARGEST = 8, 256  # pixels
+_SIDE = 8  # pixels
+_LARGEST = 256
 
 
 @final
