@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from denoiselab.backbones.layers import CrossAttention, TimeEmbedding, attention, with_concat, zeroed
 from denoiselab.backbones.patches import check_patches, joined
 from denoiselab.conditioning.cond import Cond
-from denoiselab.limits import Count, checked
+from denoiselab.limits import Count, Natural, checked
 
 
 class Block(nn.Module):
@@ -51,7 +51,7 @@ class DiT(nn.Module):
         cond_dim: int,
         patch: Count = 2,
         width: Count = 128,
-        depth: Count = 4,
+        depth: Natural = 4,
         heads: Count = 4,
         mlp_ratio: Count = 4,
         outputs: int = 1,

@@ -17,7 +17,7 @@ from denoiselab.backbones.layers import TimeEmbedding, attended, by_heads, with_
 from denoiselab.backbones.patches import check_patches, joined
 from denoiselab.conditioning.cond import Cond
 from denoiselab.errors import InvalidValue
-from denoiselab.limits import Count, checked
+from denoiselab.limits import Count, Natural, checked
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class JiT(nn.Module):
         patch: Count = 4,
         bottleneck: Count = 16,
         width: Count = 128,
-        depth: Count = 4,
+        depth: Natural = 4,
         heads: Count = 4,
         mlp_ratio: Count = 4,
         outputs: int = 1,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.limits import Count, EarlyTime, PositiveShare, checked
+from denoiselab.limits import Count, EarlyTime, Positive, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler
 from denoiselab.schedules import Schedule, like
 from denoiselab.spacings import Spacing
@@ -48,8 +48,8 @@ class ODE(Sampler):
         self,
         steps: Count,
         spacing: Spacing,
-        rtol: PositiveShare = 1e-4,
-        atol: PositiveShare = 1e-4,
+        rtol: Positive = 1e-4,
+        atol: Positive = 1e-4,
         t_min: EarlyTime = 1e-5,
     ) -> None:
         super().__init__(steps, spacing)
