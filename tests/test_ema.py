@@ -173,7 +173,7 @@ def test_the_width_is_the_profiles_standard_deviation(sigma_rel):
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 0.29, 3.0])
 def test_a_width_that_no_power_function_has_is_refused(sigma_rel):
-    with pytest.raises(ConfigError, match=r"ema\.sigma_rel=.*above 0 to 0\.28"):
+    with pytest.raises(ConfigError, match=r"sigma_rel must be above 0 and at most 0\.28"):
         EMA(None, sigma_rel)
 
 

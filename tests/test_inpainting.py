@@ -270,7 +270,7 @@ def test_a_mask_depends_on_the_samples_number_alone():
 
 
 def test_senseless_numbers_are_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"jump=0 and resamples=10 make no sense; allowed: at least 1"):
+    with pytest.raises(ConfigError, match=r"jump must be at least 1"):
         RePaint("half", jump=0)
     with pytest.raises(ConfigError, match=r"jump=12 goes back to before the first of sampler.steps=12; take"):
         painted(DDIM(12, Trailing()), RePaint("half", jump=12))

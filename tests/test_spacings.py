@@ -140,7 +140,6 @@ def test_grids_without_a_meaning_are_refused_with_what_to_take():
         (Sections(10), 11, "11 of the 10 steps in section 1"),
         (Sections(10, [2, 6]), 8, "6 of the 5 steps in section 2"),
         (Sections(10, [2, 3]), 8, r"take sampler\.steps=5"),
-        (Sections(10, [1.5, 1.5]), 3, "whole numbers"),
         (Custom([1.0, 0.5]), 3, r"take sampler\.steps=2"),
         (Karras(sigma_min=1000, sigma_max=2000), 3, "a range inside"),
         (Karras(sigma_min=2, sigma_max=1), 3, "the smaller one first"),
@@ -153,7 +152,7 @@ def test_grids_without_a_meaning_are_refused_with_what_to_take():
 
 @pytest.mark.parametrize("times", [[], [0.5, 0.5], [0.3, 0.6], [1.0, 0.0], [1.2, 0.5], [float("nan")]])
 def test_custom_times_that_do_not_descend_inside_the_process_are_refused(times):
-    with pytest.raises(ConfigError, match=r"spacing\.times"):
+    with pytest.raises(ConfigError, match=r"^times must be "):
         Custom(times)
 
 

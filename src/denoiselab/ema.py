@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from denoiselab import distributed
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, ProfileWidth, ShareBelowOne, checked
 
 Weights = dict[str, Tensor]
 
@@ -50,7 +51,6 @@ class Power(Profile):
     """beta_k = (1 - 1/k)^(gamma + 1) (EDM2, §3.1): step tau of k weighs (tau/k)^(gamma+1) - ((tau-1)/k)^(gamma+1)."""
 
     def __init__(self, sigma_rel: float) -> None:
-        """Raises ConfigError for a width that no power function has."""
         self.sigma_rel, self.gamma = sigma_rel, exponent(sigma_rel)
 
     def beta(self, k: int) -> float:
@@ -60,15 +60,12 @@ class Power(Profile):
         return f"sigma_rel={self.sigma_rel:g}"
 
 
-def exponent(sigma_rel: float) -> float:
+@checked
+def exponent(sigma_rel: ProfileWidth) -> float:
     """gamma of the power function whose standard deviation is sigma_rel (EDM2, §3.1), of at most 0.28.
 
     sigma_rel^2 = (gamma + 1)/((gamma + 2)^2 (gamma + 3)); at gamma = 0, the even mean of all steps, it is 1/sqrt(12).
     """
-    if not 0 < sigma_rel <= 0.28:
-        raise ConfigError(
-            f"ema.sigma_rel={sigma_rel} makes no sense; allowed: above 0 to 0.28, a share of the training"
-        )
     r = sigma_rel**-2
     return float(np.roots([1, 7, 16 - r, 12 - r]).real.max())
 
@@ -88,11 +85,12 @@ class EMA:
     kept on disk every so many steps, for reconstruction. Raises ConfigError for no average at all.
     """
 
+    @checked
     def __init__(
         self,
-        decay: float | Sequence[float] | None = 0.999,
-        sigma_rel: float | Sequence[float] | None = None,
-        snapshot_every: int | None = None,
+        decay: ShareBelowOne | Sequence[ShareBelowOne] | None = 0.999,
+        sigma_rel: ProfileWidth | Sequence[ProfileWidth] | None = None,
+        snapshot_every: Count | None = None,
     ) -> None:
         self.profiles: list[Profile] = [*map(Exponential, _listed(decay)), *map(Power, _listed(sigma_rel))]
         if not self.profiles:

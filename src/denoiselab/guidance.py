@@ -18,7 +18,8 @@ from torch import Tensor
 
 from denoiselab.conditioning.cond import Cond
 from denoiselab.denoiser import DenoiseFn, Denoiser, Prediction
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError, InvalidValue
+from denoiselab.limits import Finite, NonNegative, Positive, Share, checked
 from denoiselab.schedules import Schedule, like
 
 
@@ -50,7 +51,7 @@ class Interval:
     def __init__(self, low: float, high: float | None) -> None:
         self.low, self.high = low, math.inf if high is None else high
         if self.low >= self.high:
-            raise ConfigError(f"guidance.sigma_low={low} is not below guidance.sigma_high={high}")
+            raise InvalidValue("sigma_low", low, f"below sigma_high={high}")
 
     @property
     def everywhere(self) -> bool:
@@ -75,8 +76,13 @@ class ClassifierFree(Guidance):
     $p(x)\,p(y|x)^\mathrm{scale}$, since diffusing one such density does not give the next.
     """
 
+    @checked
     def __init__(
-        self, scale: float = 1.2, sigma_low: float = 0.0, sigma_high: float | None = None, rescale: float = 0.0
+        self,
+        scale: Finite = 1.2,
+        sigma_low: NonNegative = 0.0,
+        sigma_high: Positive | None = None,
+        rescale: Share = 0.0,
     ) -> None:
         self.scale, self.rescale, self.inside = scale, rescale, Interval(sigma_low, sigma_high)
 
@@ -94,8 +100,13 @@ class ClassifierFreeEach(Guidance):
     matters unless $p(y_1, y_2|x_t) = p(y_1|x_t)\,p(y_2|x_t)$, where each difference is the score of its own part.
     """
 
+    @checked
     def __init__(
-        self, scales: Sequence[float], sigma_low: float = 0.0, sigma_high: float | None = None, rescale: float = 0.0
+        self,
+        scales: Sequence[Finite],
+        sigma_low: NonNegative = 0.0,
+        sigma_high: Positive | None = None,
+        rescale: Share = 0.0,
     ) -> None:
         self.scales, self.rescale, self.inside = list(scales), rescale, Interval(sigma_low, sigma_high)
 
@@ -151,7 +162,8 @@ class Classifier(Guidance):
     gets `cond` too, so an unconditional one is guided by the classifier alone. Scale 0 is off.
     """
 
-    def __init__(self, classifier: Callable[[Tensor, Tensor, Schedule], Tensor], scale: float = 1.0) -> None:
+    @checked
+    def __init__(self, classifier: Callable[[Tensor, Tensor, Schedule], Tensor], scale: Finite = 1.0) -> None:
         self.classifier, self.scale = classifier, scale
 
     def __call__(self, denoiser: Denoiser, cond: Cond, null: Cond, between: Sequence[Cond] = ()) -> DenoiseFn:
@@ -189,8 +201,9 @@ class Autoguidance(Guidance):
     None where the strong model is unconditional.
     """
 
+    @checked
     def __init__(
-        self, weak: Callable[[Tensor, Tensor, Schedule, Tensor | None], Prediction], scale: float = 1.5
+        self, weak: Callable[[Tensor, Tensor, Schedule, Tensor | None], Prediction], scale: Finite = 1.5
     ) -> None:
         self.weak, self.scale = weak, scale
 

@@ -22,6 +22,7 @@ from denoiselab.conditioning.masks import Masks, masks
 from denoiselab.data.source import to_float
 from denoiselab.denoiser import DenoiseFn, Prediction
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler, State, posterior_variance
 from denoiselab.schedules import Schedule, like
 
@@ -86,10 +87,9 @@ class RePaint(Inpainting):
     The paper has T = 250, j = 10, r = 10: sampler=ddpm sampler.steps=250. Raises ConfigError if either is below 1.
     """
 
-    def __init__(self, mask: str | Masks, jump: int = 10, resamples: int = 10) -> None:
+    @checked
+    def __init__(self, mask: str | Masks, jump: Count = 10, resamples: Count = 10) -> None:
         super().__init__(mask)
-        if jump < 1 or resamples < 1:
-            raise ConfigError(f"inpainting.jump={jump} and resamples={resamples} make no sense; allowed: at least 1")
         self.jump, self.resamples = jump, resamples
 
     def sampler(self, inner: Sampler, x0: Tensor, known: Tensor, noise: NoiseFn) -> Sampler:

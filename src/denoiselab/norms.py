@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Positive, checked
 from denoiselab.schedules import like
 
 
@@ -36,10 +36,8 @@ class L1(Norm):
 class Huber(Norm):
     """|e|^2 up to delta, delta (2 |e| - delta) beyond, where it grows no faster (Huber 1964, twice his)."""
 
-    def __init__(self, delta: float = 1.0) -> None:
-        """Raises ConfigError for a delta that is not above 0."""
-        if delta <= 0:
-            raise ConfigError(f"norm.delta={delta} makes no sense; allowed: above 0")
+    @checked
+    def __init__(self, delta: Positive = 1.0) -> None:
         self.delta = delta
 
     def __call__(self, error: Tensor, scale: Tensor) -> Tensor:

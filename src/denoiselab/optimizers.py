@@ -2,30 +2,30 @@
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Natural, NonNegative, Positive, ShareBelowOne, checked
 
 
+@checked
 def adamw(
     parameters: Iterable[nn.Parameter],
     max_steps: int,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.99),
-    weight_decay: float = 0.0,
-    warmup_steps: int = 100,
-    decay: str = "constant",
+    lr: Positive = 1e-3,
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.99),
+    weight_decay: NonNegative = 0.0,
+    warmup_steps: Natural = 100,
+    decay: Literal["cosine", "constant"] = "constant",
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step. Raises ConfigError.
+    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step.
 
     A constant rate does not depend on max_steps, so that a run which goes on for longer is the one that was longer from
     the start. One that decays warms up for half of its steps at the most.
     """
-    if decay not in ("cosine", "constant"):
-        raise ConfigError(f"optimizer.decay={decay} is not known; allowed: cosine or constant")
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
     if decay == "cosine":
         warmup_steps = min(warmup_steps, max(1, max_steps // 2))

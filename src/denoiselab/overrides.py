@@ -16,8 +16,3 @@ def pairs(overrides: Iterable[str]) -> dict[str, str]:
 
 def key_of(override: str) -> str:
     return pair(override)[0]
-
-
-def shown(value: object) -> str:
-    """A value as it is written on the command line."""
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

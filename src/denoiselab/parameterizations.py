@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from denoiselab.limits import AtLeastTwo, Positive, checked
 from denoiselab.schedules import Schedule, as_time, like, noise_label
 
 
@@ -103,7 +104,8 @@ class Mean(Parameterization):
     Undefined where the level at s is that at t, on the last part of a schedule that ended early.
     """
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: AtLeastTwo = 1000) -> None:
         self.T = T
 
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +123,8 @@ class EDM(Parameterization):
     c_out = sigma s/sqrt(V), c_in = 1/sqrt(V), label = log(sigma/alpha)/4. With s = 1 on a VP schedule F = -v.
     """
 
-    def __init__(self, sigma_data: float = 0.5) -> None:
+    @checked
+    def __init__(self, sigma_data: Positive = 0.5) -> None:
         self.sigma_data = sigma_data
 
     def _std(self, schedule: Schedule, t: Tensor) -> Tensor:

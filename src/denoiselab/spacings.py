@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, InvalidValue
+from denoiselab.limits import Count, EarlyTime, Positive, PositiveShare, checked
 from denoiselab.schedules import Schedule
 
 
@@ -27,7 +28,8 @@ class Trailing(Spacing):
     With T, rounded to the times of a T-step diffusion.
     """
 
-    def __init__(self, T: int | None = None) -> None:
+    @checked
+    def __init__(self, T: Count | None = None) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -43,7 +45,8 @@ class Leading(Spacing):
     which biases images towards grey (Lin 2023, arXiv:2305.08891).
     """
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: Count = 1000) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -54,7 +57,8 @@ class Leading(Spacing):
 class Linspace(Spacing):
     """Even from the last step of a T-step diffusion to the first, both included (arXiv:2305.08891, table 2)."""
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: Count = 1000) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -70,7 +74,8 @@ class Quadratic(Spacing):
     A step that would come up twice is replaced by the next one. Like `Leading`, this never visits t = 1.
     """
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: Count = 1000) -> None:
         self.T = T
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -90,7 +95,8 @@ class Sections(Spacing):
     to the sampler's steps.
     """
 
-    def __init__(self, T: int = 1000, counts: Sequence[int] | None = None) -> None:
+    @checked
+    def __init__(self, T: Count = 1000, counts: Sequence[Count] | None = None) -> None:
         self.T, self.counts = T, None if counts is None else list(counts)
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -126,12 +132,11 @@ def _visiting(steps: Sequence[int], T: int) -> Tensor:
 class Custom(Spacing):
     """The given times, then 0. Raises ConfigError unless they descend within (0, 1] and match the number of steps."""
 
-    def __init__(self, times: Sequence[float]) -> None:
+    @checked
+    def __init__(self, times: Sequence[PositiveShare]) -> None:
         self.times = list(times)
         if not self.times or not all(t > s for t, s in pairwise([*self.times, 0.0])):
-            raise ConfigError(f"spacing.times={self.times} do not descend to above 0; write them as [1,0.6,0.3]")
-        if self.times[0] > 1:
-            raise ConfigError(f"spacing.times={self.times} begin above 1, which is pure noise; allowed: up to 1")
+            raise InvalidValue("times", self.times, "a list that descends, such as [1,0.6,0.3]")
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         if steps != len(self.times):
@@ -149,7 +154,8 @@ class LogSNR(Spacing):
     point. Raises ConfigError if the range is empty.
     """
 
-    def __init__(self, t_min: float = 1e-3, sigma_min: float = 0.02) -> None:
+    @checked
+    def __init__(self, t_min: EarlyTime = 1e-3, sigma_min: Positive = 0.02) -> None:
         self.t_min, self.sigma_min = t_min, sigma_min
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
@@ -171,7 +177,8 @@ class Karras(Spacing):
     nothing happens. Raises ConfigError if the range is empty.
     """
 
-    def __init__(self, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+    @checked
+    def __init__(self, rho: Positive = 7.0, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0) -> None:
         self.rho, self.sigma_min, self.sigma_max = rho, sigma_min, sigma_max
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:

@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn, Prediction
-from denoiselab.errors import ConfigError
+from denoiselab.errors import InvalidValue
+from denoiselab.limits import Finite, PositiveShare, checked
 from denoiselab.schedules import Schedule, like
 
 
@@ -35,9 +36,10 @@ class Threshold(ABC):
 class Clip(Threshold):
     """Clips x0 to [low, high], as DDPM's code does. Raises ConfigError for an empty range."""
 
-    def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
+    @checked
+    def __init__(self, low: Finite = -1.0, high: Finite = 1.0) -> None:
         if low >= high:
-            raise ConfigError(f"threshold.low={low} is not below threshold.high={high}; give the smaller one first")
+            raise InvalidValue("low", low, f"below high={high}")
         self.low, self.high = low, high
 
     def limit(self, x0: Tensor) -> Tensor:
@@ -51,9 +53,8 @@ class Dynamic(Threshold):
     ConfigError for a percentile outside (0, 1].
     """
 
-    def __init__(self, percentile: float = 0.995) -> None:
-        if not 0 < percentile <= 1:
-            raise ConfigError(f"threshold.percentile={percentile} makes no sense; allowed: above 0 to 1")
+    @checked
+    def __init__(self, percentile: PositiveShare = 0.995) -> None:
         self.percentile = percentile
 
     def limit(self, x0: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from denoiselab.limits import Count, Finite, Positive, PositiveShare, checked
 from denoiselab.schedules import Schedule, as_time
 
 
@@ -71,7 +72,8 @@ class Uniform(TimeSampler):
 class Discrete(TimeSampler):
     """t = i/T with i uniform on 1 ... T (DDPM, algorithm 1)."""
 
-    def __init__(self, T: int = 1000, stratified: bool = False) -> None:
+    @checked
+    def __init__(self, T: Count = 1000, stratified: bool = False) -> None:
         self.T, self.stratified = T, stratified
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
@@ -84,7 +86,8 @@ class Discrete(TimeSampler):
 class LogNormal(TimeSampler):
     """log(sigma/alpha) ~ N(mean, std^2) within the schedule's range: P_mean and P_std of EDM (Karras 2022, table 1)."""
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = True) -> None:
+    @checked
+    def __init__(self, mean: Finite = -1.2, std: Positive = 1.2, stratified: bool = True) -> None:
         self.mean, self.std, self.stratified = mean, std, stratified
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
@@ -99,7 +102,8 @@ class LogNormal(TimeSampler):
 class LogitNormal(TimeSampler):
     """logit t ~ N(mean, std^2) (Stable Diffusion 3, Esser 2024, eq. 19; JiT has std 0.8, and mean 0.8 in our time)."""
 
-    def __init__(self, mean: float = 0.0, std: float = 1.0, stratified: bool = True) -> None:
+    @checked
+    def __init__(self, mean: Finite = 0.0, std: Positive = 1.0, stratified: bool = True) -> None:
         self.mean, self.std, self.stratified = mean, std, stratified
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
@@ -128,7 +132,10 @@ class LossSecondMoment(nn.Module, TimeSampler):
     expectation stays that of uniform t. The history is saved with a run.
     """
 
-    def __init__(self, T: int = 1000, history: int = 10, uniform: float = 0.001, stratified: bool = True) -> None:
+    @checked
+    def __init__(
+        self, T: Count = 1000, history: Count = 10, uniform: PositiveShare = 0.001, stratified: bool = True
+    ) -> None:
         super().__init__()
         self.T, self.length, self.uniform, self.stratified = T, history, uniform, stratified
         self.history = torch.zeros(T, history, dtype=torch.float64)

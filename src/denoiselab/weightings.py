@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from denoiselab.limits import AtLeastTwo, Finite, NonNegative, Positive, checked
 from denoiselab.schedules import Schedule, as_time
 
 
@@ -35,7 +36,8 @@ class SNR(Weighting):
     0 is their "SNR", the simple loss by another name; 1 their "SNR+1", the v-MSE of a VP schedule.
     """
 
-    def __init__(self, offset: float = 1.0) -> None:
+    @checked
+    def __init__(self, offset: NonNegative = 1.0) -> None:
         self.offset = offset
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -52,7 +54,8 @@ class TruncatedSNR(Weighting):
 class MinSNR(Weighting):
     """w = min(1, gamma/SNR) (Hang 2023, eq. 8); 1 at SNR = 0."""
 
-    def __init__(self, gamma: float = 5.0) -> None:
+    @checked
+    def __init__(self, gamma: Positive = 5.0) -> None:
         self.gamma = gamma
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -62,7 +65,8 @@ class MinSNR(Weighting):
 class P2(Weighting):
     """w = (k + SNR)^-gamma (Choi 2022, eq. 8)."""
 
-    def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
+    @checked
+    def __init__(self, k: NonNegative = 1.0, gamma: Positive = 1.0) -> None:
         self.k, self.gamma = k, gamma
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -94,7 +98,8 @@ class FlowMSE(Weighting):
 class EDM(Weighting):
     """w = 1 + 1/(s^2 SNR), the MSE of EDM's F, with s = `sigma_data` (Karras 2022, table 1)."""
 
-    def __init__(self, sigma_data: float = 0.5) -> None:
+    @checked
+    def __init__(self, sigma_data: Positive = 0.5) -> None:
         self.sigma_data = sigma_data
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -104,7 +109,8 @@ class EDM(Weighting):
 class Sigmoid(Weighting):
     """w = S(b - lambda), S the logistic function (Kingma & Gao 2023, §5.2)."""
 
-    def __init__(self, b: float = 2.0) -> None:
+    @checked
+    def __init__(self, b: Finite = 2.0) -> None:
         self.b = b
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -117,7 +123,8 @@ class RandomWalk(Weighting):
     On the unit random walk, schedule=ve_sqrt of T steps, it is 1/(2 i^2) on the x0-MSE at step i.
     """
 
-    def __init__(self, T: int = 1000) -> None:
+    @checked
+    def __init__(self, T: AtLeastTwo = 1000) -> None:
         self.T = T
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:

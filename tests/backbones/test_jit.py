@@ -123,9 +123,9 @@ def test_the_turns_are_no_part_of_a_checkpoint():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"patch": 4}, r"backbone\.patch=4 does not divide .* 6 and 4; take a divisor"),
-        ({"heads": 3}, r"backbone\.heads=3 does not divide backbone\.width=16; take a divisor"),
-        ({"heads": 8}, r"backbone\.width=16 with backbone\.heads=8 makes heads of 2 numbers.*; take a width"),
+        ({"patch": 4}, r"^patch must be a divisor of .* 6 and 4 \(got 4\)$"),
+        ({"heads": 3}, r"^heads must be a divisor of width=16 \(got 3\)$"),
+        ({"heads": 8}, r"^width must be a multiple of 4 heads, 32 \(got 16\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(options, said):

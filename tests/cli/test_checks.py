@@ -1,12 +1,20 @@
-"""A slip on the command line is told in one line that names the key, what was given and what is allowed."""
+"""An error on the command line is one line that names the key, the value given and what is allowed."""
+
+import copy
+import inspect
+import math
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 import pytest
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from conftest import planned
 from denoiselab.assembly.configuration import CONF, composed
 from denoiselab.cli import checks, limits
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import ConfigError, IncompatibleError, InvalidValue, shown
+from denoiselab.limits import LISTS, refusal
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -16,29 +24,32 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
     ("words", "told"),
     [
         ("schedul=cosine", ["schedul", "did you mean schedule?"]),
-        ("schedule=cosin", ["schedule=cosin", "constant, cosine, edm", "did you mean cosine?"]),
-        ("sampler.stps=3", ["sampler.stps", "did you mean sampler.steps?"]),
+        ("schedule=cosin", ["schedule=cosin does not exist", "constant, cosine, edm", "did you mean cosine?"]),
+        ("sampler.stps=3", ["sampler.stps is not an option", "did you mean sampler.steps?", "--help"]),
         ("+sampler.foo=3", ["sampler.foo"]),
-        ("sampler.steps=many", ["sampler.steps=many", "whole number", "at least 1"]),
-        ("sampler.steps=2.5", ["sampler.steps=2.5", "whole number"]),
-        ("sampler.steps=0", ["sampler.steps=0", "at least 1"]),
-        ("sampler.steps=null", ["sampler.steps=null", "at least 1"]),
-        ("sampler.eta=1.5", ["sampler.eta=1.5", "from 0 to 1"]),
-        ("sampler.eta=true", ["sampler.eta=true", "number"]),
-        ("optimizer.lr=0", ["optimizer.lr=0", "above 0"]),
-        ("optimizer.lr=nan", ["optimizer.lr=nan", "above 0"]),
-        ("optimizer.decay=linear", ["optimizer.decay=linear", "cosine or constant"]),
-        ("sampler=ddpm sampler.variance=tiny", ["sampler.variance=tiny", "small or large"]),
-        ("logger.mode=of", ["logger.mode=of", "offline or online"]),
-        ("seed=-1", ["seed=-1", "at least 0"]),
-        ("batch_size=0", ["batch_size=0", "at least 1"]),
+        ("sampler.steps=many", ["sampler.steps must be a whole number, at least 1 (got many)"]),
+        ("sampler.steps=2.5", ["sampler.steps must be a whole number, at least 1 (got 2.5)"]),
+        ("sampler.steps=0", ["sampler.steps must be at least 1 (got 0)"]),
+        ("sampler.steps=null", ["sampler.steps must be a whole number, at least 1 (got null)"]),
+        ("sampler.eta=1.5", ["sampler.eta must be from 0 to 1 (got 1.5)"]),
+        ("sampler.eta=true", ["sampler.eta must be a number, from 0 to 1 (got true)"]),
+        ("optimizer.lr=0", ["optimizer.lr must be above 0 (got 0)"]),
+        ("optimizer.lr=nan", ["optimizer.lr must be a finite number, above 0 (got nan)"]),
+        ("optimizer.decay=linear", ["optimizer.decay must be cosine or constant (got linear)"]),
+        (
+            "sampler=ddpm sampler.variance=tiny",
+            ["sampler.variance must be small, large, interpolated or learned (got tiny)"],
+        ),
+        ("logger.mode=of", ["logger.mode must be offline or online (got of)"]),
+        ("seed=-1", ["seed must be at least 0 (got -1)"]),
+        ("batch_size=0", ["batch_size must be at least 1 (got 0)"]),
         ("schedule=linear,cosine", ["schedule=linear,cosine", "-m"]),
         ("schedule=linear schedule.beta_min=30", ["beta_min", "beta_max"]),
         ("spacing=leading sampler.steps=2000", ["sampler.steps", "spacing.T"]),
         ("data=fashion_mnist", ["data.root", "dataset-fashion-mnist"]),
         ("guidance=cfg conditioning=none", ["guidance=cfg", "conditioning=none", "take"]),
         ("guidance=cfg_each", ["one number for each", "conditioning=several", "guidance=cfg"]),
-        ("guidance=cfg_each guidance.scales=[a]", ["guidance.scales=['a']", "a number"]),
+        ("guidance=cfg_each guidance.scales=[a]", ["guidance.scales must be a list, each item a number (got [a])"]),
         ("conditioning=several guidance=cfg_each guidance.scales=[1,2,3]", ["guidance.scales", "one number for each"]),
         (
             "conditioning=several conditioning.drop=0 conditioning.second.drop=0",
@@ -48,13 +59,16 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
             "conditioning=several conditioning.second.drop=0 guidance=cfg_each guidance.scales=[3,1]",
             ["conditioning.drop=0", "unconditional"],
         ),
-        ("sampler=null", ["sampler=None", "ddim, ddpm"]),
-        ("backbone.attention=foo", ["backbone.attention=foo", "list"]),
-        ("backbone.multipliers=[1,0]", ["backbone.multipliers=[1, 0]", "at least 1"]),
+        ("sampler=null", ["sampler=null", "ddim, ddpm"]),
+        (
+            "backbone.attention=foo",
+            ["backbone.attention must be a list, each item a whole number, at least 1 (got foo)"],
+        ),
+        ("backbone.multipliers=[1,0]", ["backbone.multipliers must be a list, each item at least 1 (got [1, 0])"]),
         ("backbone.multipliers=[1,a]", ["backbone.multipliers", "whole number"]),
-        ("optimizer.betas=[2,3]", ["optimizer.betas=[2, 3]"]),
-        ("callbacks.checkpoint.monitor=fidd", ["monitor=fidd", "headline or fid"]),
-        ("callbacks.checkpoint.monitor=precision", ["monitor=precision", "fid or sfid or kid"]),
+        ("optimizer.betas=[2,3]", ["optimizer.betas", "(got [2, 3])"]),
+        ("callbacks.checkpoint.monitor=fidd", ["monitor", "headline, fid", "(got fidd)"]),
+        ("callbacks.checkpoint.monitor=precision", ["monitor", "fid, rfid, sfid, kid", "(got precision)"]),
         (
             "callbacks.checkpoint.monitor=kid",
             ["callbacks.checkpoint.monitor", "take headline", "kid needs metrics=all"],
@@ -72,18 +86,24 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
             "experiment=points callbacks.checkpoint.monitor=bits_per_dim",
             ["callbacks.checkpoint.monitor", "nats_per_dim"],
         ),
-        ("metrics.n=2.5", ["metrics.n=2.5", "a whole number, at least 2"]),
-        ("metrics.n=true", ["metrics.n=true", "a whole number"]),
-        ("metrics.every=1.5", ["metrics.every=1.5", "not a whole number", "at least 1, or null"]),
-        ("metrics.figures.fid.resamples=20.5", ["resamples=20.5", "a whole number"]),
-        ("likelihood=bound likelihood.n=2.5", ["likelihood.n=2.5", "a whole number"]),
-        ("callbacks.loss_by_log_snr.n=2.5", ["callbacks.loss_by_log_snr.n=2.5", "a whole number"]),
-        ("metrics.figures=null", ["metrics.figures=null", "write metrics.figures.fid="]),
-        ("metrics=all metrics.figures.kid=nul", ["metrics.figures.kid=nul", "null leaves it out"]),
-        ("metrics.figures.fid=x", ["metrics.figures.fid=x", "metrics.figures.fid.resamples=", "null leaves it out"]),
-        ("metrics.extractor=null", ["metrics.extractor=null", "write metrics.extractor.cache="]),
-        ("metrics.max_seconds=0", ["metrics.max_seconds=0", "above 0"]),
-        ("callbacks.loss_by_log_snr.levels=0", ["callbacks.loss_by_log_snr.levels=0", "at least 1"]),
+        ("metrics.n=2.5", ["metrics.n must be a whole number, at least 2, or null (got 2.5)"]),
+        ("metrics.n=true", ["metrics.n must be a whole number", "(got true)"]),
+        ("metrics.every=1.5", ["metrics.every must be a whole number, at least 1, or null (got 1.5)"]),
+        ("metrics.figures.fid.resamples=20.5", ["resamples must be a whole number", "(got 20.5)"]),
+        ("likelihood=bound likelihood.n=2.5", ["likelihood.n must be a whole number"]),
+        ("callbacks.loss_by_log_snr.n=2.5", ["callbacks.loss_by_log_snr.n must be a whole number"]),
+        ("metrics.figures=null", ["metrics.figures is a group and cannot be null", "metrics.figures.fid="]),
+        (
+            "metrics=all metrics.figures.kid=nul",
+            ["metrics.figures.kid is a group", "metrics.figures.kid=null leaves it out"],
+        ),
+        (
+            "metrics.figures.fid=x",
+            ["cannot be x", "metrics.figures.fid.resamples=", "metrics.figures.fid=null leaves it out"],
+        ),
+        ("metrics.extractor=null", ["metrics.extractor is a group and cannot be null", "metrics.extractor.cache="]),
+        ("metrics.max_seconds=0", ["metrics.max_seconds must be above 0, or null (got 0)"]),
+        ("callbacks.loss_by_log_snr.levels=0", ["callbacks.loss_by_log_snr.levels must be at least 1 (got 0)"]),
         ("conditioning.drop=0", ["conditioning.drop=0", "take"]),
         ("schedule=flow parameterization=eps", ["alpha = 0", "take", "schedule.log_snr_min"]),
         ("schedule=jsd parameterization=score", ["alpha = 0", "take", "schedule.log_snr_min"]),
@@ -91,8 +111,11 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
         ("schedule=learned", ["schedule=learned", "take loss=vlb"]),
         ("schedule=learned loss=vlb loss.T=10", ["take loss.T=null"]),
         ("schedule=table", ["schedule.betas", "must be given"]),
-        ("schedule=table schedule.betas=[0.1,2]", ["schedule.betas=[0.1, 2]", "0 to 1"]),
-        ("schedule.shift=0", ["schedule.shift=0", "above 0"]),
+        (
+            "schedule=table schedule.betas=[0.1,2]",
+            ["schedule.betas must be a list, each item above 0 and at most 1 (got [0.1, 2])"],
+        ),
+        ("schedule.shift=0", ["schedule.shift must be above 0 (got 0)"]),
         ("loss=vlb norm=l1", ["norm", "loss=vlb", "take norm=l2"]),
         ("loss=vlb loss.variance=learned", ["loss.variance=learned", "loss.T=1000"]),
         ("loss=hybrid loss.variance=small", ["loss=hybrid", "take loss=simple"]),
@@ -108,7 +131,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
         ("spacing=custom", ["spacing.times", "sampler.steps=3"]),
         ("spacing=custom spacing.times=[1,0.5] sampler.steps=3", ["spacing.times", "sampler.steps"]),
         ("spacing=sections spacing.counts=[3,4] sampler.steps=8", ["spacing.counts", "sampler.steps"]),
-        ("schedule=scaled_linear schedule.T=null", ["schedule.T=null", "take schedule.T=1000"]),
+        ("schedule=scaled_linear schedule.T=null", ["schedule.T must be a whole number, at least 2 (got null)"]),
         ("loss=vlb time_sampling=log_normal", ["loss=vlb", "take time_sampling=stratified"]),
         ("loss=vlb loss.T=100 time_sampling=discrete", ["loss.T", "time_sampling.T"]),
         ("schedule=learned loss=vlb schedule.end=20", ["schedule.start", "schedule.end"]),
@@ -127,12 +150,16 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
         ("hydra.run.dir=", ["hydra.run.dir is empty"]),
         ("cache=", ["cache is empty"]),
         ("data=image_folder data.root=", ["data.root is empty"]),
+        ("seed=1.5", ["seed must be a whole number, at least 0 (got 1.5)"]),
+        ("cache=3", ["cache must be text (got 3)"]),
+        ("trainer.compile=3", ["trainer.compile must be true or false (got 3)"]),
+        ("data.size=12", ["data.size must be a multiple of 8, from 8 to 256 (got 12)"]),
         ("data=image_folder", ["data.root", "sub-folder"]),
         ("trainer=ddp_cpu batch_size=7", ["batch_size", "trainer.devices"]),
-        ("sampler.steps=1e1", ["sampler.steps=10.0", "write 10"]),
+        ("sampler.steps=1e1", ["sampler.steps must be a whole number, at least 1 (got 10.0); write 10"]),
     ],
 )
-def test_a_slip_is_told_in_one_line(words, told):
+def test_an_error_is_one_line(words, told):
     with pytest.raises(ConfigError) as caught:
         planned(words.split())
     message = str(caught.value)
@@ -193,21 +220,75 @@ def composed_with(group, option):
     return composed("sample" if group in ("analytic", "inpainting") else "train", [f"{group}={option}"])
 
 
+def outside(hint):
+    """Values that a type hint just leaves out."""
+    origin, parts = get_origin(hint), get_args(hint)
+    values = ["nonsense", True, math.nan]
+    if origin is Annotated:
+        for limit in hint.__metadata__:
+            low, high = limit.low, limit.high
+            away = 1 if limit.whole else 0
+            values += [low if limit.above else low - away or math.nextafter(low, -math.inf)] if low > -math.inf else []
+            values += (
+                [high if limit.below else high + away or math.nextafter(high, math.inf)] if high < math.inf else []
+            )
+            values += [max(low, 0) + 0.5] if limit.whole else []
+            values += [low + 1] if limit.multiple > 1 else []
+    elif origin in (Union, UnionType):
+        values += [value for part in parts for value in outside(part)]
+    elif origin in LISTS:
+        values += [[value] for value in outside(parts[0])]
+    return [value for value in values if refusal(hint, value) is not None]
+
+
+NEEDED = {"betas": [0.1, 0.2], "num_classes": 10}  # what options leave to the user or the data
+
+
+def part_with(node, name, value):
+    """The part of these options, with one of another value."""
+    target = get_object(node._target_)
+    given = OmegaConf.to_container(node, resolve=True)
+    taken = inspect.signature(target).parameters
+    needed = {key: NEEDED.get(key) for key, p in taken.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD}
+    plain = {
+        key: item
+        for key, item in given.items()
+        if key[0] != "_" and not isinstance(item, dict | None) and item != "???"
+    }
+    return target(**needed | plain | {name: value})
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_each_number_of_an_option_has_a_limit_that_its_default_keeps(group, option):
+def test_an_option_keeps_its_limits_and_what_is_outside_is_refused_alike_by_the_command_line_and_the_part(
+    group, option
+):
     cfg = composed_with(group, option)
-    part = dict(checks._leaves(cfg[group], f"{group}.")) if cfg.get(group) else {}
-    for key, value in part.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and key not in limits.FREE:
-            limit = limits.limit_of(key)
-            assert limit is not None, f"{key} has no limit"
-            assert limit.allows(value)
+    limited = [row for row in checks.limits(cfg) if row[0].startswith(f"{group}.")]
+    for key in checks._keys(cfg[group], f"{group}.") if cfg.get(group) else ():
+        number = isinstance(value := OmegaConf.select(cfg, key), int | float) and not isinstance(value, bool)
+        assert not number or key in (*limits.FREE, *(row[0] for row in limited)), f"{key} has no limit"
+    for key, value, hint in limited:
+        assert value is None or refusal(hint, value) is None
+        assert outside(hint)
+        node, name = OmegaConf.select(cfg, key.rpartition(".")[0]), key.rpartition(".")[2]
+        for wrong in outside(hint):
+            changed = copy.deepcopy(cfg)
+            OmegaConf.update(changed, key, wrong, force_add=True)
+            with pytest.raises(InvalidValue) as said:
+                checks.check_words(
+                    [f"{key}={shown(wrong)}"], CONF, lambda words, changed=changed: changed if words else cfg
+                )
+            assert str(said.value).startswith(f"{key} must be {said.value.allowed} (got ")
+            if key not in limits.LIMITS:
+                with pytest.raises(InvalidValue) as made:
+                    part_with(node, name, wrong)
+                assert str(made.value.at(key.rpartition(".")[0])) == str(said.value)
 
 
 def test_each_limit_is_that_of_a_key_which_exists():
     configurations = [composed_with(group, option) for group, option in OPTIONS]
     configurations += [OmegaConf.load(CONF / f"{command}.yaml") for command in ("sample", "evaluate")]
-    known = {key for cfg in configurations for key, _ in checks._leaves(cfg)}
+    known = {key for cfg in configurations for key in checks._keys(cfg)}
     known |= {key for cfg in configurations for key in OmegaConf.missing_keys(cfg)}
     assert set(limits.LIMITS) <= known, set(limits.LIMITS) - known
 

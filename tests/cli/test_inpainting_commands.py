@@ -99,7 +99,7 @@ def test_an_evaluation_says_that_the_known_pixels_are_right_and_of_which_class_t
         (["inpainting=repaint", "inpainting.mask=halves"], "mask=halves is no kind of mask and no file; allowed: box"),
         (["inpainting=repaint", "inpainting.mask=none.png"], "'none.png' cannot be read as a mask"),
         (["inpainting=repaint", "inpainting.jump=12"], "take a jump below sampler.steps"),
-        (["inpainting=repaint", "inpainting.jump=0"], "inpainting.jump=0 makes no sense; allowed: a whole number"),
+        (["inpainting=repaint", "inpainting.jump=0"], "inpainting.jump must be at least 1 (got 0)"),
         (["inpainting=replacement", "invert=true"], "inpainting has a part of one; take inpainting=none"),
         (["inpainting=replacement", "data=moons"], "these data are points; take inpainting=none"),
     ],

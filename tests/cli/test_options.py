@@ -79,7 +79,7 @@ def configured(base: DictConfig, **chosen: str) -> DictConfig:
 
 def refusal(words: list[str]) -> str | None:
     try:
-        checks.check(Loader("train"), words)
+        checks.check_job(Loader("train"), words)
     except ConfigError as error:
         return str(error)
     return None
@@ -371,7 +371,7 @@ def test_the_schedule_of_the_guide_works_as_it_is_written_there(tmp_path, monkey
     (tmp_path / "conf" / "schedule" / "linear_log_snr.yaml").write_text(yaml)
     monkeypatch.syspath_prepend(tmp_path)
     words = small("schedule=linear_log_snr", "schedule.end=-12", "sampler.steps=2")
-    cfg = checks.check(Loader("train", [str(tmp_path / "conf")]), words)
+    cfg = checks.check_job(Loader("train", [str(tmp_path / "conf")]), words)
     parts = assembled(cfg)
     schedule = parts.pipeline.denoiser.schedule
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)

@@ -165,8 +165,8 @@ def test_an_experiment_that_is_a_sweep_runs_all_its_jobs_in_one_command_and_sets
 
 def test_all_jobs_of_an_experiment_that_is_a_sweep_are_checked_before_the_first(monkeypatch):
     checked = []
-    check = checks.check
-    monkeypatch.setattr(checks, "check", lambda loader, words: checked.append(words) or check(loader, words))
+    check = checks.check_job
+    monkeypatch.setattr(checks, "check_job", lambda loader, words: checked.append(words) or check(loader, words))
     planned(["experiment=x_prediction_toy"])
     assert len(checked) == 12
     assert checked[0] == ["parameterization=eps", "data.dim=2", "experiment=x_prediction_toy"]

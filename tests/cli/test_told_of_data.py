@@ -17,7 +17,7 @@ NEEDS = [("segmentation", "segmentation"), ("layout", "boxes"), ("layout_channel
 def test_images_without_boxes_or_masks_are_refused_by_the_words_alone(option, key):
     for words in ([f"conditioning={option}"], ["conditioning=several", f"conditioning@conditioning.second={option}"]):
         with pytest.raises(ConfigError, match=f"needs {key}, and .* take data=composition") as error:
-            checks.check(Loader("train"), words)
+            checks.check_job(Loader("train"), words)
         assert "\n" not in str(error.value)
 
 
@@ -55,7 +55,7 @@ def test_scenes_have_what_is_told():
 )
 def test_scenes_of_nothing_are_refused_by_the_words_alone(words, said):
     with pytest.raises(ConfigError, match=said):
-        checks.check(Loader("train"), ["data=composition", *words])
+        checks.check_job(Loader("train"), ["data=composition", *words])
 
 
 @pytest.mark.parametrize("words", [[], ["data=composition", "conditioning=segmentation"]])

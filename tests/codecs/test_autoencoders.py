@@ -145,7 +145,7 @@ def test_the_latents_have_the_shape_that_is_told(downsample):
 @pytest.mark.parametrize(
     ("make", "error", "told"),
     [
-        (lambda: KL(SHAPE, downsample=3), ConfigError, "codec.downsample=3 is not a power of 2; take 2"),
+        (lambda: KL(SHAPE, downsample=3), ConfigError, "downsample must be a power of 2 (got 3); take 2"),
         (lambda: KL((1, 28, 28), downsample=8), IncompatibleError, "by 8, and those of these images are 28 and 28"),
         (lambda: KL(SHAPE).latent_shape((3, 8, 8)), IncompatibleError, "of 1 channels, and these have 3"),
     ],

@@ -149,7 +149,7 @@ def test_real_digits_have_all_attributes_that_their_captions_tell_and_those_of_o
 
 
 def test_words_that_are_no_option_are_told():
-    with pytest.raises(ConfigError, match=r"conditioning.route is 'channels'; allowed are tokens, vector, both"):
+    with pytest.raises(ConfigError, match=r"route must be tokens, vector or both"):
         text(route="channels")
-    with pytest.raises(ConfigError, match=r"conditioning.null is 'none'; allowed are learned, zero"):
+    with pytest.raises(ConfigError, match=r"null must be learned or zero"):
         text(null="none")

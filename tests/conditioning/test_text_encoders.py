@@ -260,8 +260,8 @@ def test_the_trained_encoder_learns_each_word_and_its_place():
     assert not torch.allclose(swapped[0, :4].sum(0), swapped[1, :4].sum(0))
 
 
-def test_heads_that_do_not_divide_the_width_are_told():
-    with pytest.raises(ConfigError, match=r"conditioning.encoder.heads=3 does not divide"):
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ConfigError, match=r"heads must be a divisor of width=16 \(got 3\)"):
         Words(CAPTIONS.texts, width=16, heads=3)
 
 

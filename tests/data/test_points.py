@@ -147,5 +147,5 @@ def test_networks_see_points_as_they_are():
 @pytest.mark.parametrize("changes", [{"dim": 1}, {"train": 1}, {"test": 0}])
 def test_too_few_points_or_dimensions_are_refused(changes):
     (key,) = changes
-    with pytest.raises(ConfigError, match=f"data.{key}={changes[key]} is too small; allowed: at least 2"):
+    with pytest.raises(ConfigError, match=rf"{key} must be at least 2 \(got {changes[key]}\)"):
         Points("moons", points.moons, **changes)

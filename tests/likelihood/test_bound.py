@@ -240,10 +240,10 @@ def test_a_variance_that_the_network_says_counts_in_place_of_the_fixed_one():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"T": 1, "K": 1}, "at least 2 steps"),
-        ({"K": 1}, "2 to 1000"),
-        ({"K": 1001}, "2 to 1000"),
-        ({"variance": "x"}, "small and large"),
+        ({"T": 1, "K": 1}, "T must be at least 2"),
+        ({"K": 1}, "K must be at least 2"),
+        ({"K": 1001}, "K must be at most T=1000"),
+        ({"variance": "x"}, "variance must be small or large"),
     ],
 )
 def test_a_chain_without_meaning_is_refused(changes, told):

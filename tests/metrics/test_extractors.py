@@ -352,7 +352,7 @@ def words(option: str, *more: str) -> list[str]:
 @both
 def test_the_option_is_built_and_gives_figures_that_name_it(folder, tmp_path, option):
     cfg = composed("train", words(option, f"metrics.weights={folder / option}", f"cache={tmp_path}", "sampler.steps=1"))
-    checks.check(Loader("train"), words(option, f"metrics.weights={folder / option}"))
+    checks.check_job(Loader("train"), words(option, f"metrics.weights={folder / option}"))
     parts = assembled(cfg)
     extractor = instantiate(cfg.metrics.extractor)(parts.source)
     some = InMemory(parts.source.train.images[:40], parts.source.train.labels[:40])
@@ -387,7 +387,7 @@ def test_weights_that_are_not_there_are_refused_before_training(given, told, mon
     ],
 )
 def test_weights_that_do_not_go_with_the_option_are_refused_by_the_words_alone(given, told):
-    assert told in refused(lambda: checks.check(Loader("train"), given))
+    assert told in refused(lambda: checks.check_job(Loader("train"), given))
 
 
 @pytest.mark.parametrize(

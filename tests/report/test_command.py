@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import synthetic
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
 from conftest import REPOSITORY
-from hydra.types import RunMode
 from denoiselab.assembly.configuration import Loader
 from denoiselab.cli import main
 from denoiselab.report.reading import find
@@ -63,13 +63,13 @@ def test_a_folder_of_reports_has_no_runs(sweep, monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "run must be given: run=<a run's folder>"),
+        ([], "run is required; give run=<run folder>"),
         (["run=[]"], "run=[] names no folder; give a run's or a sweep's"),
         (["run={}/nowhere"], "nowhere is not there; give a run's or a sweep's folder"),
         (["run={}/sweep/0/checkpoints"], "checkpoints has no runs in it; give the folder of a run, of a sweep"),
         (["run=[{0}/sweep,{0}/other]"], "differ in data (and so do data_fingerprint): data=digits of 2, such as"),
         (["run={}/sweep", "where.n=5"], "where.n=5 is none of these figures'; there is n=1000 in 2"),
-        (["run={}/sweep", "where.nn=5"], "where.nn is no key here; did you mean where.n?"),
+        (["run={}/sweep", "where.nn=5"], "where.nn is not an option here; did you mean where.n?"),
         (["run={0}/sweep,{0}/other"], "add -m to run one job for each"),
     ],
 )

@@ -139,5 +139,5 @@ def test_every_eta_has_the_right_law_at_every_time_for_data_of_one_point(schedul
 
 
 def test_an_eta_beyond_one_is_refused():
-    with pytest.raises(ConfigError, match=r"sampler\.eta=2 makes no sense; allowed: from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"eta must be from 0 to 1 \(got 2\)"):
         DPMpp2MSDE(3, Trailing(), eta=2)

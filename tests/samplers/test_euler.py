@@ -79,5 +79,5 @@ def test_from_alpha_zero_the_ancestral_step_draws_x_s_anew_about_x0_hat():
 
 
 def test_an_eta_beyond_one_is_refused():
-    with pytest.raises(ConfigError, match=r"sampler\.eta=1\.5 makes no sense; allowed: from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"eta must be from 0 to 1 \(got 1\.5\)"):
         EulerAncestral(3, Trailing(), eta=1.5)

@@ -364,16 +364,16 @@ def test_the_posterior_of_the_unit_random_walk_is_that_of_its_derivation():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: schedules.Table([0.1, 1.2]), "between 0 and 1"),
+        (lambda: schedules.Table([0.1, 1.2]), "each item above 0 and at most 1"),
         (lambda: schedules.Table([1.0, 0.5]), "between 0 and 1"),
         (lambda: schedules.Table([0.5]), "at least two"),
-        (lambda: schedules.VE(2.0, 1.0), "sigma_min=2.0"),
-        (lambda: schedules.Sigmoid(3.0, -3.0), "start=3.0"),
-        (lambda: schedules.Flow(shift=0.0), "shift=0"),
-        (lambda: schedules.VE(log_snr_min=30.0), "log_snr_min=30"),
+        (lambda: schedules.VE(2.0, 1.0), r"sigma_min must be below sigma_max=1\.0 \(got 2\.0\)"),
+        (lambda: schedules.Sigmoid(3.0, -3.0), r"start must be below end=-3\.0"),
+        (lambda: schedules.Flow(shift=0.0), "shift must be above 0"),
+        (lambda: schedules.VE(log_snr_min=30.0), "log_snr_min must be below"),
     ],
 )
-def test_a_senseless_schedule_is_refused(make, told):
+def test_an_invalid_schedule_is_refused(make, told):
     with pytest.raises(ConfigError, match=told):
         make()
 

@@ -1,6 +1,5 @@
 """From a node of a configuration to the part that it describes; errors name the option."""
 
-import re
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -10,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from denoiselab.assembly.aliases import renamed
 from denoiselab.assembly.configuration import plain
 from denoiselab.data.source import Facts
-from denoiselab.errors import InvalidValue, UserError
+from denoiselab.errors import UserError, located
 
 
 def make(cfg: DictConfig, key: str, known: dict[str, Any] | None = None, **more: Any) -> Any:
@@ -19,17 +18,15 @@ def make(cfg: DictConfig, key: str, known: dict[str, Any] | None = None, **more:
     known: values for parameters that are null in the configuration, at any depth (see `known_of`). more: further
     arguments. Raises the part's own UserError; an InvalidValue names the option, such as sampler.steps.
     """
-    node = renamed(plain(OmegaConf.select(cfg, key)))
-    whole: dict[str, Any] = {"part": _filled(node, known or {})}
+    node = _filled(renamed(plain(OmegaConf.select(cfg, key))), known or {})
+    whole = OmegaConf.create()
+    OmegaConf.update(whole, key, node, force_add=True)  # at its own place, which errors name
     try:
-        return instantiate(OmegaConf.create(whole).part, **more, _convert_="all")
+        with located(key):
+            return instantiate(OmegaConf.select(whole, key), **more, _convert_="all")
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, InvalidValue):
-            inside = re.search(r"full_key: part\.?(\S*)", str(error))
-            raise cause.at(".".join(filter(None, (key, inside[1] if inside else "")))) from error
-        if isinstance(cause, UserError):
-            raise cause from error
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
         raise
 
 

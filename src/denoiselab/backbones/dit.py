@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from denoiselab.backbones.layers import CrossAttention, TimeEmbedding, attention, with_concat, zeroed
 from denoiselab.backbones.patches import check_patches, joined
 from denoiselab.conditioning.cond import Cond
+from denoiselab.limits import Count, Natural, checked
 
 
 class Block(nn.Module):
@@ -43,15 +44,16 @@ class DiT(nn.Module):
     Raises ConfigError where the patch does not divide the image's sides, or the heads the width.
     """
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int, int],
         cond_dim: int,
-        patch: int = 2,
-        width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: int = 4,
+        patch: Count = 2,
+        width: Count = 128,
+        depth: Natural = 4,
+        heads: Count = 4,
+        mlp_ratio: Count = 4,
         outputs: int = 1,
         concat_dim: int = 0,
         token_dim: int = 0,

@@ -9,6 +9,7 @@ from denoiselab.backbones.layers import TimeEmbedding
 from denoiselab.backbones.unet import Block, group_norm
 from denoiselab.conditioning.cond import Cond
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, ShareBelowOne, checked
 
 
 class Encoder(nn.Module):
@@ -18,17 +19,18 @@ class Encoder(nn.Module):
     and for sides that cannot be halved so often.
     """
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int, int],
         cond_dim: int,
-        num_classes: int,
-        channels: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 2,
-        attention: Sequence[int] = (4,),
-        heads: int = 4,
-        dropout: float = 0.1,
+        num_classes: Count,
+        channels: Count = 32,
+        multipliers: Sequence[Count] = (1, 2),
+        blocks: Count = 2,
+        attention: Sequence[Count] = (4,),
+        heads: Count = 4,
+        dropout: ShareBelowOne = 0.1,
         outputs: int = 1,
     ) -> None:
         super().__init__()

@@ -16,7 +16,8 @@ from torch.nn import functional as nnf
 from denoiselab.backbones.layers import TimeEmbedding, attended, by_heads, with_concat, zeroed
 from denoiselab.backbones.patches import check_patches, joined
 from denoiselab.conditioning.cond import Cond
-from denoiselab.errors import ConfigError
+from denoiselab.errors import InvalidValue
+from denoiselab.limits import Count, Natural, checked
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -82,16 +83,17 @@ class JiT(nn.Module):
     Raises ConfigError where the patch does not divide the image's sides, or four times the heads the width.
     """
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int, int],
         cond_dim: int,
-        patch: int = 4,
-        bottleneck: int = 16,
-        width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: int = 4,
+        patch: Count = 4,
+        bottleneck: Count = 16,
+        width: Count = 128,
+        depth: Natural = 4,
+        heads: Count = 4,
+        mlp_ratio: Count = 4,
         outputs: int = 1,
         concat_dim: int = 0,
         token_dim: int = 0,
@@ -100,10 +102,7 @@ class JiT(nn.Module):
         channels, height, side = shape
         check_patches(shape, patch, width, heads)
         if width // heads % 4:
-            raise ConfigError(
-                f"backbone.width={width} with backbone.heads={heads} makes heads of {width // heads} numbers, which "
-                "jit turns in pairs by row and by column; take a width that is a multiple of 4 heads"
-            )
+            raise InvalidValue("width", width, f"a multiple of 4 heads, {4 * heads}", "positions turn pairs of numbers")
         self.patch, self.rows, self.concat_dim = patch, height // patch, concat_dim
         self.embed = TimeEmbedding(width, cond_dim)
         self.stem = nn.Sequential(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from denoiselab.backbones.layers import TimeEmbedding, zeroed
 from denoiselab.conditioning.cond import Cond
+from denoiselab.limits import Count, checked
 
 
 class Block(nn.Module):
@@ -23,8 +24,9 @@ class Block(nn.Module):
 class MLP(nn.Module):
     """x_t: (B, ...), t: (B,) -> `outputs` tensors like x_t, one after the other along its first dimension."""
 
+    @checked
     def __init__(
-        self, shape: tuple[int, ...], cond_dim: int, width: int = 256, depth: int = 4, outputs: int = 1
+        self, shape: tuple[int, ...], cond_dim: int, width: Count = 256, depth: Count = 4, outputs: int = 1
     ) -> None:
         super().__init__()
         self.embed = TimeEmbedding(width, cond_dim)
@@ -48,8 +50,9 @@ class ReLUMLP(nn.Module):
     other along its first dimension.
     """
 
+    @checked
     def __init__(
-        self, shape: tuple[int, ...], cond_dim: int, width: int = 256, depth: int = 5, outputs: int = 1
+        self, shape: tuple[int, ...], cond_dim: int, width: Count = 256, depth: Count = 5, outputs: int = 1
     ) -> None:
         super().__init__()
         self.stem = nn.Linear(math.prod(shape) + 1, width)

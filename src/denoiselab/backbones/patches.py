@@ -2,18 +2,16 @@
 
 from torch import Tensor
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import InvalidValue
 
 
 def check_patches(shape: tuple[int, int, int], patch: int, width: int, heads: int) -> None:
-    """Raises ConfigError where the patch does not divide the image's sides, or the heads the width."""
+    """Raises InvalidValue where the patch does not divide the image's sides, or the heads the width."""
     _, height, side = shape
     if height % patch or side % patch:
-        raise ConfigError(
-            f"backbone.patch={patch} does not divide the image's sides {height} and {side}; take a divisor of both"
-        )
+        raise InvalidValue("patch", patch, f"a divisor of the image's sides, {height} and {side}")
     if width % heads:
-        raise ConfigError(f"backbone.heads={heads} does not divide backbone.width={width}; take a divisor of it")
+        raise InvalidValue("heads", heads, f"a divisor of width={width}")
 
 
 def joined(patches: Tensor, rows: int, patch: int) -> Tensor:

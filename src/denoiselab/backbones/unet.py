@@ -8,7 +8,8 @@ from torch.nn import functional as nnf
 
 from denoiselab.backbones.layers import CrossAttention, TimeEmbedding, attention, with_concat, zeroed
 from denoiselab.conditioning.cond import Cond
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, InvalidValue
+from denoiselab.limits import Count, ShareBelowOne, checked
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -87,16 +88,17 @@ class UNet(nn.Module):
     Raises ConfigError where the image's sides cannot be halved that often, or the heads do not divide a width.
     """
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int, int],
         cond_dim: int,
-        channels: int = 64,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 2,
-        attention: Sequence[int] = (4,),
-        heads: int = 4,
-        dropout: float = 0.0,
+        channels: Count = 64,
+        multipliers: Sequence[Count] = (1, 2),
+        blocks: Count = 2,
+        attention: Sequence[Count] = (4,),
+        heads: Count = 4,
+        dropout: ShareBelowOne = 0.0,
         outputs: int = 1,
         concat_dim: int = 0,
         token_dim: int = 0,
@@ -105,7 +107,7 @@ class UNet(nn.Module):
         image_channels, height, width = shape
         self.concat_dim = concat_dim
         if not multipliers:
-            raise ConfigError("backbone.multipliers=[] leaves the U-Net no resolution; give it one, such as [1,2]")
+            raise InvalidValue("multipliers", multipliers, "a list of at least one, such as [1,2]")
         factor = 2 ** (len(multipliers) - 1)
         if height % factor or width % factor:
             raise ConfigError(
@@ -115,7 +117,7 @@ class UNet(nn.Module):
         widths = [channels * m for m in multipliers]
         attended = {wide for i, wide in enumerate(widths) if height >> i in attention} | {widths[-1]}
         if any(wide % heads for wide in attended):
-            raise ConfigError(f"backbone.heads={heads} does not divide the widths {sorted(attended)}; take a divisor")
+            raise InvalidValue("heads", heads, f"a divisor of the widths {sorted(attended)}")
         embedding = 4 * channels
         self.embed = TimeEmbedding(embedding, cond_dim)
         self.stem = nn.Conv2d(image_channels + concat_dim, channels, 3, padding=1)

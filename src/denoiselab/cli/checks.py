@@ -1,7 +1,8 @@
-"""What a configuration must be, checked without torch so that a slip is answered at once.
+"""Checks of a configuration that need no torch, so that an error is reported at once.
 
-Three kinds: keys and types, against the configuration that the chosen options give by themselves; the limits of single
-values (limits.py); and rules between parts (rules/).
+Keys and types are compared with the configuration that the chosen options give by themselves; single values with their
+limits, from the signatures of the parts (signatures.py) and for the rest from limits.py; combinations with the rules of
+assembly/rules/.
 """
 
 import difflib
@@ -14,19 +15,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.assembly.configuration import Loader, without_hydra
 from denoiselab.assembly.rules import check_rules
-from denoiselab.cli.limits import FREE, limit_of
-from denoiselab.errors import ConfigError
+from denoiselab.cli.limits import FREE, LIMITS
+from denoiselab.cli.signatures import limits_of
+from denoiselab.errors import ConfigError, shown
+from denoiselab.limits import check
 
-_OPTIONAL = ("callbacks.", "metrics.figures.")  # parts that may be null
+_OPTIONAL = ("callbacks.", "metrics.figures.")  # groups that may be null
 
 
-def check(loader: Loader, words: list[str]) -> DictConfig:
+def check_job(loader: Loader, words: list[str]) -> DictConfig:
     """One job's configuration. Raises ConfigError for a key, type or value, IncompatibleError for a combination."""
     overrides = OverridesParser.create().parse_overrides(words)
     for override in overrides:
         if override.is_delete() and not override.key_or_group.startswith("callbacks."):
             raise ConfigError(
-                f"{override.input_line} takes away what every run needs; only callbacks can be left out, as in "
+                f"{override.input_line} removes a key that every run needs; only callbacks can be removed, as in "
                 "~callbacks.samples"
             )
         if override.key_or_group == "hydra.run.dir" and not override.value():
@@ -38,87 +41,83 @@ def check(loader: Loader, words: list[str]) -> DictConfig:
         for option in value if isinstance(value, list) else [value]:
             if option not in (*options, "from_run"):
                 raise ConfigError(
-                    f"{override.key_or_group}={option} is no option; allowed: {', '.join(options)}"
+                    f"{override.key_or_group}={shown(option)} does not exist; choose one of {', '.join(options)}"
                     f"{_nearest(str(option), options)}"
                 )
     base = loader.base(overrides)
+    limited = {key for key, _, _ in limits(base)}
     for override in overrides:
-        if override not in groups and not override.key_or_group.startswith(("hydra.", "hydra/")):
-            _check_key(override.key_or_group, None if override.is_delete() else override.value(), base, loader.groups())
+        key = override.key_or_group
+        if override not in groups and not key.startswith(("hydra.", "hydra/")):
+            value = None if override.is_delete() else override.value()
+            _check_key(key, value, base, loader.groups(), key in limited)
     cfg = loader.load_configuration(loader.command, words, RunMode.RUN, validate_sweep_overrides=False)
     missing = sorted(OmegaConf.missing_keys(without_hydra(cfg)) & set(cfg.keys()))
     if missing:
-        raise ConfigError(f"{missing[0]} must be given: {missing[0]}=<a run's folder>")
-    for key, value in _leaves(cfg):
-        limit = limit_of(key)
-        if limit is None or (value is None and (limit.null or OmegaConf.select(base, key) is None)):
-            continue
-        if not all(map(limit.allows, value if OmegaConf.is_list(value) else [value])):
-            raise ConfigError(f"{key}={shown(value)} makes no sense; allowed: {limit}")
+        raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<run folder>")
+    for key, value, hint in limits(cfg):
+        if value is not None or OmegaConf.select(base, key) is not None:
+            check(key, hint, value)
     check_rules(cfg)
     return cfg
 
 
-def shown(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+def limits(cfg: DictConfig) -> list[tuple[str, Any, Any]]:
+    """(key, value, type hint) of each option that has a limit; last those that take another's value."""
+    known = sorted(_limits(cfg), key=lambda row: row[0])
+    return [row for _, *row in known]  # type: ignore[misc]
 
 
-def _check_key(key: str, value: Any, base: DictConfig, groups: list[str]) -> None:
+def _limits(node: DictConfig, prefix: str = "") -> Iterator[tuple[bool, str, Any, Any]]:
+    signature = limits_of(str(node.get("_target_")))
+    for key in map(str, node):
+        path, copied = f"{prefix}{key}", OmegaConf.is_interpolation(node, key)
+        if path == "hydra" or OmegaConf.is_missing(node, key):
+            continue
+        hint = signature.get(key, LIMITS.get(path))
+        if isinstance(node[key], DictConfig):
+            if not copied:  # else it is checked where it stands
+                yield from _limits(node[key], f"{path}.")
+        elif hint is not None:
+            value = node[key]
+            yield copied, path, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, hint
+
+
+def _check_key(key: str, value: Any, base: DictConfig, groups: list[str], limited: bool) -> None:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
     if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (`in` is false for ???)
-        known = [k for k, _ in _leaves(base) if "_target_" not in k] + groups
-        raise ConfigError(f"{key} is no key here{_nearest(key, known) or '; --help shows all of them'}")
+        known = [k for k in _keys(base) if "_target_" not in k] + groups
+        near = _nearest(key, known)
+        raise ConfigError(f"{key} is not an option here{near or ';'} --help lists all options")
     default: Any = OmegaConf.select(base, key)
-    if value == "" and default is None:
-        raise ConfigError(f"{key} is empty; leave it out, or give it a value")
     if isinstance(default, DictConfig):
-        _check_part(key, value, default)
-        return
-    if key in FREE or value is None or default is None:
-        return
-    listed = OmegaConf.is_list(default)
-    if listed and not isinstance(value, list):
-        raise ConfigError(f"{key}={shown(value)} is not a list; write {key}=[...], as {list(default)} is")
-    if value == "":
-        raise ConfigError(f"{key} is empty; leave it out for what it is by default, {shown(default)}")
-    if listed and not len(default):
-        return  # nothing says what it holds
-    for item in value if listed else [value]:
-        example = default[0] if listed else default
-        kind = float if isinstance(example, float) else type(example)
-        fits = isinstance(item, int | float) if kind is float else isinstance(item, kind)
-        if isinstance(item, bool) != isinstance(example, bool) or not fits:
-            names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-            limit = limit_of(key)
-            allowed = f"; allowed: {limit._replace(whole=False)}" if limit else f", as {shown(example)} is"
-            if kind is int and isinstance(item, float) and item.is_integer():
-                allowed = f"; write {item:.0f}"
-            raise ConfigError(f"{key}={shown(value)} is not {names.get(kind, kind.__name__)}{allowed}")
+        _check_group(key, value, default)
+    elif value == "":
+        raise ConfigError(f"{key} is empty; leave it out to keep the default, {shown(default)}, or give a value")
+    elif not limited and key not in FREE and value is not None and default is not None:
+        kinds = [type(item) for item in default] if OmegaConf.is_list(default) else []
+        check(key, list[kinds[0] if kinds else Any] if OmegaConf.is_list(default) else type(default), value)  # type: ignore[misc]
 
 
-def _check_part(key: str, value: Any, default: DictConfig) -> None:
-    """A key under which there are others: a value of its own it has not, but some may be left out."""
+def _check_group(key: str, value: Any, default: DictConfig) -> None:
     optional = key.startswith(_OPTIONAL)
     if isinstance(value, dict) or (value is None and optional):
         return
-    names = [name for name in map(str, default) if not name.startswith("_")]
-    inside = f"; write {key}.{names[0]}=..., which is in it" if names else ""
-    more = "; null leaves it out" if optional else ""
-    raise ConfigError(f"{key}={shown(value)} says nothing, as {key} is a part and no value{inside}{more}")
+    inside = [name for name in map(str, default) if not name.startswith("_")]
+    example = f"; set a key inside it, e.g. {key}.{inside[0]}=..." if inside else ""
+    null = f"; {key}=null leaves it out" if optional else ""
+    raise ConfigError(f"{key} is a group and cannot be {shown(value) or 'empty'}{example}{null}")
 
 
-def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in map(str, node):
-        path = prefix + key
-        if path == "hydra" or OmegaConf.is_missing(node, key):
+        if prefix + key == "hydra" or OmegaConf.is_missing(node, key):
             continue
-        value = node[key]
-        if not isinstance(value, DictConfig):
-            yield path, value
-        elif not OmegaConf.is_interpolation(node, key):  # else it is checked where it stands
-            yield from _leaves(value, f"{path}.")
+        if not isinstance(node[key], DictConfig):
+            yield prefix + key
+        elif not OmegaConf.is_interpolation(node, key):
+            yield from _keys(node[key], f"{prefix}{key}.")
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -188,7 +188,7 @@ def check(loader: Loader, overrides: list[str], sweep: DictConfig | None, severa
         _check_search(loader, values)
     else:
         for words in itertools.product(*values.values()):
-            jobs.append(checks.check(loader, list(words)))
+            jobs.append(checks.check_job(loader, list(words)))
             advice |= dict.fromkeys(rules.advice(jobs[-1]))
     for note in advice if processes.rank() == 0 else ():
         print(f"{loader.command}: note: {note}", file=sys.stderr)
@@ -205,12 +205,14 @@ def _check_search(loader: Loader, values: dict[str, list[str]]) -> None:
     tried = {tuple((first | {key: word}).values()) for key, words in values.items() for word in words}
     for words in sorted(tried):
         try:
-            checks.check(loader, list(words))
+            checks.check_job(loader, list(words))
         except IncompatibleError as error:
             refused[words] = error
     if len(refused) == len(tried):
         raise next(iter(refused.values()))
-    if not checks.check(loader, list(next(words for words in sorted(tried) if words not in refused))).get("metrics"):
+    if not checks.check_job(loader, list(next(words for words in sorted(tried) if words not in refused))).get(
+        "metrics"
+    ):
         raise ConfigError("a search compares trials by a metric, and metrics=none makes none; use metrics=fid")
 
 
@@ -267,7 +269,7 @@ class Task:
     def _checked(self, cfg: DictConfig, job: Job) -> DictConfig:
         """What a search proposes could not be checked before."""
         if job.searches:
-            checks.check(self.loader, job.overrides)
+            checks.check_job(self.loader, job.overrides)
         return cfg
 
 

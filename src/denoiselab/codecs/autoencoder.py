@@ -21,7 +21,8 @@ from torch.nn import functional as nnf
 
 from denoiselab.codecs.codec import HasPrior, Unscaled
 from denoiselab.codecs.networks import decoder, encoder
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError, InvalidValue
+from denoiselab.limits import AtLeastTwo, Count, checked
 
 
 class Coded(NamedTuple):
@@ -50,7 +51,7 @@ class Autoencoder(Unscaled, ABC):
         super().__init__()
         halvings = downsample.bit_length() - 1
         if 2**halvings != downsample:
-            raise ConfigError(f"codec.downsample={downsample} is not a power of 2; take {2**halvings}")
+            raise InvalidValue("downsample", downsample, "a power of 2", f"take {2**halvings}")
         self.image_channels, self.downsample, self.latent_channels = image_shape[0], downsample, latent_channels
         self.latent_shape(image_shape)
         self.encoder = encoder(image_shape[0], outputs * latent_channels, channels, halvings, blocks)
@@ -98,13 +99,14 @@ class Autoencoder(Unscaled, ABC):
 class KL(Autoencoder):
     """A variational autoencoder. encode gives the mean of the posterior; the prior of the latents is N(0, I)."""
 
+    @checked
     def __init__(
         self,
         image_shape: tuple[int, ...],
-        downsample: int = 2,
-        latent_channels: int = 4,
-        channels: int = 32,
-        blocks: int = 1,
+        downsample: Count = 2,
+        latent_channels: Count = 4,
+        channels: Count = 32,
+        blocks: Count = 1,
     ) -> None:
         super().__init__(image_shape, downsample, latent_channels, channels, blocks, outputs=2)
 
@@ -147,14 +149,15 @@ class VQ(Autoencoder, HasPrior):
     The prior is each code with the same probability, at each place by itself.
     """
 
+    @checked
     def __init__(
         self,
         image_shape: tuple[int, ...],
-        downsample: int = 2,
-        latent_channels: int = 4,
-        channels: int = 32,
-        blocks: int = 1,
-        codes: int = 256,
+        downsample: Count = 2,
+        latent_channels: Count = 4,
+        channels: Count = 32,
+        blocks: Count = 1,
+        codes: AtLeastTwo = 256,
     ) -> None:
         super().__init__(image_shape, downsample, latent_channels, channels, blocks)
         self.codebook = nn.Parameter(torch.randn(codes, latent_channels))

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.conditioning.cond import Cond, Routes
-from denoiselab.conditioning.conditioner import Plain, unlabelled
+from denoiselab.conditioning.conditioner import NullCondition, Plain, unlabelled
 from denoiselab.data.source import Batch
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError
+from denoiselab.limits import Share, checked
 
 
 def factors(image_shape: Sequence[int], latent_shape: Sequence[int]) -> tuple[int, int]:
@@ -43,20 +44,19 @@ class Concat(Plain, ABC):
     """What is told of an image of `image_shape`, as `channels` channels of its size, folded to that of x_t.
 
     null "learned": a number for each channel of the route, the same at all places; "zero", and where nothing is ever
-    dropped: 0. Raises ConfigError for another word and IncompatibleError for sides that cannot be folded.
+    dropped: 0. Raises IncompatibleError for sides that cannot be folded.
     """
 
+    @checked
     def __init__(
         self,
         channels: int,
         image_shape: Sequence[int],
         latent_shape: Sequence[int],
-        drop: float = 0.1,
-        null: str = "learned",
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__()
-        if null not in ("learned", "zero"):
-            raise ConfigError(f"conditioning.null is {null!r}; allowed are learned and zero")
         f_h, f_w = factors(image_shape, latent_shape)
         self.latent_shape, self.drop = tuple(latent_shape), drop
         self.routes = Routes(concat=channels * f_h * f_w)

@@ -5,12 +5,17 @@ makes of the uniform numbers batch["u"], which the trainer draws for a step and 
 """
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from denoiselab.conditioning.cond import Cond, Routes
 from denoiselab.data.source import Batch
+from denoiselab.limits import Count, Share, checked
+
+NullCondition = Literal["learned", "zero"]
+"""What a network is given in place of a condition that is dropped."""
 
 
 class Conditioner(nn.Module, ABC):
@@ -115,7 +120,8 @@ class ClassLabel(Plain):
 
     asks_class = True
 
-    def __init__(self, num_classes: int, dim: int = 128, drop: float = 0.1) -> None:
+    @checked
+    def __init__(self, num_classes: Count, dim: Count = 128, drop: Share = 0.1) -> None:
         super().__init__()
         self.routes, self.drop, self.num_classes = Routes(vector=dim), drop, num_classes
         self.embedding = nn.Embedding(num_classes + 1, dim)

@@ -1,15 +1,17 @@
 """An image told less well: smaller, or without its colours."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
 from denoiselab.conditioning.concat import Concat
-from denoiselab.conditioning.conditioner import Judges, Shows
+from denoiselab.conditioning.conditioner import Judges, NullCondition, Shows
 from denoiselab.data.source import Batch, psnr, to_float, to_uint8
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError, InvalidValue
+from denoiselab.limits import AtLeastTwo, Share, checked
 
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B: Rec. ITU-R BT.601
 
@@ -28,25 +30,22 @@ class SuperResolution(Concat, Judges, Shows):
     sees = ("image",)
     asks_class = True
 
+    @checked
     def __init__(
         self,
-        factor: int,
+        factor: AtLeastTwo,
         image_shape: Sequence[int],
         latent_shape: Sequence[int],
-        enlarge: str = "bilinear",
-        drop: float = 0.1,
-        null: str = "learned",
+        enlarge: Literal["nearest", "bilinear"] = "bilinear",
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__(image_shape[0], image_shape, latent_shape, drop, null)
         height, width = image_shape[1:]
-        if factor < 2 or height % factor or width % factor:
+        if height % factor or width % factor:
             fits = [n for n in range(2, min(height, width) + 1) if height % n == 0 and width % n == 0]
-            raise ConfigError(
-                f"conditioning.factor={factor} does not make smaller images of {height} x {width} pixels; "
-                f"allowed: {', '.join(map(str, fits)) or 'none for these sides'}"
-            )
-        if enlarge not in ENLARGED:
-            raise ConfigError(f"conditioning.enlarge is {enlarge!r}; allowed are {' and '.join(ENLARGED)}")
+            sides = f"a divisor of the images' sides, {height} and {width}"
+            raise InvalidValue("factor", factor, sides, f"take {' or '.join(map(str, fits))}" if fits else "")
         self.factor, self.enlarge = factor, enlarge
 
     def channels(self, batch: Batch) -> Tensor:
@@ -76,8 +75,13 @@ class Colourisation(Concat, Judges, Shows):
     sees = ("image",)
     asks_class = True
 
+    @checked
     def __init__(
-        self, image_shape: Sequence[int], latent_shape: Sequence[int], drop: float = 0.1, null: str = "learned"
+        self,
+        image_shape: Sequence[int],
+        latent_shape: Sequence[int],
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__(1, image_shape, latent_shape, drop, null)
         if image_shape[0] != 3:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from denoiselab.conditioning.concat import Concat
-from denoiselab.conditioning.conditioner import Judges, Keeps, Shows
+from denoiselab.conditioning.conditioner import Judges, Keeps, NullCondition, Shows
 from denoiselab.conditioning.known import Known
 from denoiselab.conditioning.masks import Masks, masks
 from denoiselab.data.source import Batch, to_float
+from denoiselab.limits import Share, checked
 
 
 class Inpainting(Concat, Judges, Keeps, Shows):
@@ -22,13 +23,14 @@ class Inpainting(Concat, Judges, Keeps, Shows):
     sees = ("image",)
     asks_class = True
 
+    @checked
     def __init__(
         self,
         mask: str | Masks,
         image_shape: Sequence[int],
         latent_shape: Sequence[int],
-        drop: float = 0.1,
-        null: str = "learned",
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__(image_shape[0] + 1, image_shape, latent_shape, drop, null)
         self.mask = masks(mask, *image_shape[1:])

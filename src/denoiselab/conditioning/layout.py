@@ -18,10 +18,11 @@ from torch.nn import functional as nnf
 
 from denoiselab.conditioning.concat import Concat
 from denoiselab.conditioning.cond import Cond, Routes
-from denoiselab.conditioning.conditioner import Judges, Plain, Shows, unlabelled
+from denoiselab.conditioning.conditioner import Judges, NullCondition, Plain, Shows, unlabelled
 from denoiselab.data.scenes import NOWHERE, in_colours, strokes, tight
 from denoiselab.data.source import Batch
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, Share, checked
 
 _FREQUENCIES = 6
 
@@ -77,12 +78,16 @@ class Layout(Plain, Boxes):
     sees = ("boxes",)
     asks_class = True
 
+    @checked
     def __init__(
-        self, num_classes: int, image_shape: Sequence[int], dim: int = 128, drop: float = 0.1, null: str = "learned"
+        self,
+        num_classes: Count,
+        image_shape: Sequence[int],
+        dim: Count = 128,
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__()
-        if null not in ("learned", "zero"):
-            raise ConfigError(f"conditioning.null is {null!r}; allowed are learned and zero")
         self.num_classes, self.drop, self.routes = num_classes, drop, Routes(tokens=dim)
         self.image_shape = tuple(image_shape)
         self.embedding = nn.Embedding(num_classes, dim)
@@ -121,13 +126,14 @@ class LayoutChannels(Concat, Boxes):
     sees = ("boxes",)
     asks_class = True
 
+    @checked
     def __init__(
         self,
-        num_classes: int,
+        num_classes: Count,
         image_shape: Sequence[int],
         latent_shape: Sequence[int],
-        drop: float = 0.1,
-        null: str = "learned",
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__(1 + num_classes, image_shape, latent_shape, drop, null)
         self.num_classes, self.image_shape = num_classes, tuple(image_shape)

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from denoiselab.conditioning.concat import Concat
-from denoiselab.conditioning.conditioner import Judges, Shows
+from denoiselab.conditioning.conditioner import Judges, NullCondition, Shows
 from denoiselab.data.scenes import in_colours, strokes
 from denoiselab.data.source import Batch
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, Share, checked
 
 
 class Segmentation(Concat, Judges, Shows):
@@ -23,13 +24,14 @@ class Segmentation(Concat, Judges, Shows):
     sees = ("segmentation",)
     asks_class = True
 
+    @checked
     def __init__(
         self,
-        num_classes: int,
+        num_classes: Count,
         image_shape: Sequence[int],
         latent_shape: Sequence[int],
-        drop: float = 0.1,
-        null: str = "learned",
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__(1 + num_classes, image_shape, latent_shape, drop, null)
         self.num_classes, self.image_shape = num_classes, tuple(image_shape)

@@ -7,6 +7,7 @@ from denoiselab.conditioning.cond import Cond, Routes
 from denoiselab.conditioning.conditioner import Conditioner, Unconditional
 from denoiselab.data.source import Batch
 from denoiselab.errors import IncompatibleError
+from denoiselab.limits import Share, checked
 
 
 class Several(Conditioner):
@@ -18,7 +19,8 @@ class Several(Conditioner):
     tells nothing or is of several parts itself.
     """
 
-    def __init__(self, drop: float = 0.05, **parts: Conditioner) -> None:
+    @checked
+    def __init__(self, drop: Share = 0.05, **parts: Conditioner) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         every = self._parts()

@@ -5,7 +5,7 @@ mean 0 and variance 1, so that encoders of any scale are told alike.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from torch.nn import functional as nnf
 
 from denoiselab.conditioning.captions import Captions, read
 from denoiselab.conditioning.cond import Cond, Routes
-from denoiselab.conditioning.conditioner import Judges, Plain, unlabelled
+from denoiselab.conditioning.conditioner import Judges, NullCondition, Plain, unlabelled
 from denoiselab.conditioning.encoders import TextEncoder
 from denoiselab.data.source import Batch
-from denoiselab.errors import ConfigError
+from denoiselab.limits import AtLeastTwo, Count, Share, checked
 
 _ROUTES = {"tokens": ("tokens",), "vector": ("vector",), "both": ("tokens", "vector")}
 
@@ -31,21 +31,19 @@ class Text(Plain, Judges):
 
     asks_class = True
 
+    @checked
     def __init__(
         self,
         class_names: Sequence[str],
         encoder: Callable[..., TextEncoder],
-        route: str = "tokens",
-        dim: int = 128,
-        length: int = 24,
-        tell: float = 0.5,
-        drop: float = 0.1,
-        null: str = "learned",
+        route: Literal["tokens", "vector", "both"] = "tokens",
+        dim: Count = 128,
+        length: AtLeastTwo = 24,
+        tell: Share = 0.5,
+        drop: Share = 0.1,
+        null: NullCondition = "learned",
     ) -> None:
         super().__init__()
-        for key, word, allowed in (("route", route, _ROUTES), ("null", null, ("learned", "zero"))):
-            if word not in allowed:
-                raise ConfigError(f"conditioning.{key} is {word!r}; allowed are {', '.join(allowed)}")
         self.captions, self.drop = Captions(class_names, tell), drop
         self.draws = self.captions.draws
         self.encoder = encoder(texts=self.captions.texts, length=length)

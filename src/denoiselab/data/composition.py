@@ -8,7 +8,7 @@ of (seed, split, i), the same on every machine and whatever the number of scenes
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from os import PathLike
-from typing import final
+from typing import Annotated, Literal, final
 
 import torch
 
@@ -17,6 +17,7 @@ from denoiselab.data.fashion_mnist import FashionMNIST
 from denoiselab.data.scenes import COLOURS, TRIES, Drawn, render
 from denoiselab.data.source import Batch, ImageSet, Source
 from denoiselab.errors import ConfigError
+from denoiselab.limits import AtLeastTwo, Count, Limit, Natural, checked
 from denoiselab.randomness import generator
 
 LEAST = 16  # pixels a side: half of it is the largest object, and below 8 pixels nobody reads a digit
@@ -48,31 +49,24 @@ class Composition(Source):
     """`train` and `test` scenes of size x size pixels, in colour or grey (channels 3 or 1).
 
     objects: digits or fashion_mnist, the latter from the folder `root`, or a source of square images. An object's side
-    is from a quarter to half of the canvas, and at least 8 pixels. Raises ConfigError for senseless numbers and names,
-    DataError for a folder without the images.
+    is from a quarter to half of the canvas, and at least 8 pixels. Raises DataError for a folder without the images.
     """
 
     name = "composition"
     flip = False
 
+    @checked
     def __init__(
         self,
-        objects: str | Source = "digits",
+        objects: Literal["digits", "fashion_mnist"] | Source = "digits",
         root: str | PathLike[str] | None = None,
-        size: int = 16,
-        channels: int = 3,
-        most: int = 2,
-        train: int = 4096,
-        test: int = 512,
-        seed: int = 0,
+        size: Annotated[int, Limit(LEAST, whole=True)] = 16,
+        channels: Literal[1, 3] = 3,
+        most: Count = 2,
+        train: AtLeastTwo = 4096,
+        test: AtLeastTwo = 512,
+        seed: Natural = 0,
     ) -> None:
-        if size < LEAST:
-            raise ConfigError(f"data.size={size} leaves objects of 8 pixels no room; allowed: at least {LEAST}")
-        if channels not in (1, 3):
-            raise ConfigError(f"data.channels={channels} is neither grey nor colour; allowed: 1 or 3")
-        for key, value, least in (("most", most, 1), ("train", train, 2), ("test", test, 2)):
-            if value < least:
-                raise ConfigError(f"data.{key}={value} is too small; allowed: at least {least}")
         self.objects = _source(objects, root)
         self.class_names = self.objects.class_names
         self.most, self._size, self._channels = most, size, channels
@@ -118,8 +112,6 @@ class Composition(Source):
 def _source(objects: str | Source, root: str | PathLike[str] | None) -> Source:
     if isinstance(objects, Source):
         return objects
-    if objects not in OBJECTS:
-        raise ConfigError(f"data.objects={objects!r} is unknown; allowed: {' or '.join(OBJECTS)}")
     return OBJECTS[objects](root)
 
 

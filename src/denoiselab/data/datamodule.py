@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from denoiselab.data.source import Batch, ImageSet, Source
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, Natural, checked
 from denoiselab.randomness import generator
 
 _T = TypeVar("_T")
@@ -96,18 +97,17 @@ class ImageDataModule(LightningDataModule):
     use_distributed_sampler=False, as the batches are shared among the devices here.
     """
 
+    @checked
     def __init__(
-        self, source: Source, batch_size: int, seed: int, num_workers: int = 0, eval_batch_size: int | None = None
+        self,
+        source: Source,
+        batch_size: Count,
+        seed: int,
+        num_workers: Natural = 0,
+        eval_batch_size: Count | None = None,
     ) -> None:
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{key}={value} is too small; {key} is {least} or more")
         self.source = source
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

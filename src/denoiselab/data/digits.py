@@ -9,35 +9,32 @@ import hashlib
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import final
+from typing import Annotated, final
 
 import numpy as np
 import torch
 
 from denoiselab.data.source import InMemory, Source
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Limit, checked
 
 _LEVELS = 16
-_SIDE, _LARGEST = 8, 256  # pixels
+_SIDE = 8  # pixels
+_LARGEST = 256
 
 
 @final
 class Digits(Source):
     """1,437 training and 360 test images, each class split 4:1 to within one image. The split never changes.
 
-    size: pixels a side, a multiple of 8. Raises ConfigError for another.
+    size: pixels a side, a multiple of 8.
     """
 
     name = "digits"
     class_names = tuple("0123456789")
     flip = False
 
-    def __init__(self, size: int = _SIDE) -> None:
-        if size % _SIDE or not _SIDE <= size <= _LARGEST:
-            raise ConfigError(
-                f"data.size={size} is no size that digits of {_SIDE} pixels a side are enlarged to; "
-                f"take a multiple of {_SIDE} from {_SIDE} to {_LARGEST}"
-            )
+    @checked
+    def __init__(self, size: Annotated[int, Limit(_SIDE, _LARGEST, whole=True, multiple=_SIDE)] = _SIDE) -> None:
         self._shape = (1, size, size)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from denoiselab.data.decode import SUFFIXES, common_channels, decode_all
 from denoiselab.data.source import Batch, ImageSet, InMemory, Source
 from denoiselab.errors import DataError
+from denoiselab.limits import Count, InnerShare, Natural, checked
 
 
 @final
@@ -47,14 +48,15 @@ class ImageFolder(Source):
     share. Should one split be empty by this rule, the image nearest to the boundary is moved into it.
     """
 
+    @checked
     def __init__(
         self,
         root: str | PathLike[str] | None,
-        size: int,
-        channels: int | None = None,
-        test_fraction: float = 0.1,
+        size: Count,
+        channels: Literal[1, 3] | None = None,
+        test_fraction: InnerShare = 0.1,
         flip: bool = True,
-        memory_mb: int = 1024,
+        memory_mb: Natural = 1024,
     ) -> None:
         if root is None:
             raise DataError("data.root is not set, a folder of images is needed; give data.root=<folder>")
@@ -62,13 +64,6 @@ class ImageFolder(Source):
         if not folder.is_dir():
             found = "is a file" if folder.exists() else "does not exist"
             raise DataError(f"data.root={str(folder)!r} {found}, a folder of images is needed; give data.root=<folder>")
-        given = f"(data.root={str(folder)!r})"
-        if size < 1:
-            raise DataError(f"data.size={size} {given}: an image's side is at least 1 pixel; try data.size=64")
-        if channels not in (None, 1, 3):
-            raise DataError(f"data.channels={channels} {given}: 1 is grey, 3 is RGB, null is what the files are")
-        if not 0 < test_fraction < 1:
-            raise DataError(f"data.test_fraction={test_fraction} {given}: above 0 and below 1; try 0.1")
         names = _image_names(folder)
         classes = [name.partition("/")[0] for name in names] if "/" in names[0] else []
         self.name = folder.resolve().name

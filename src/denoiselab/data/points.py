@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.data.source import InMemory, Source
-from denoiselab.errors import ConfigError
+from denoiselab.limits import AtLeastTwo, Count, Finite, Natural, NonNegative, checked
 from denoiselab.randomness import generator
 
 Distribution = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
@@ -29,24 +29,21 @@ _REFERENCE = 65_536  # points that give mean, standard deviation and the number 
 class Points(Source):
     """`train` and `test` points of a distribution in `dim` dimensions, float32 (N, dim).
 
-    `name` stands in captions and figures; `projection` is P: float64 (dim, 2). Raises ConfigError for fewer than 2
-    dimensions or 2 points in a split.
+    `name` stands in captions and figures; `projection` is P: float64 (dim, 2).
     """
 
     flip = False
 
+    @checked
     def __init__(
         self,
         name: str,
         distribution: Distribution,
-        train: int = 8192,
-        test: int = 2048,
-        dim: int = 2,
-        seed: int = 0,
+        train: AtLeastTwo = 8192,
+        test: AtLeastTwo = 2048,
+        dim: AtLeastTwo = 2,
+        seed: Natural = 0,
     ) -> None:
-        for key, value in (("dim", dim), ("train", train), ("test", test)):
-            if value < 2:
-                raise ConfigError(f"data.{key}={value} is too small; allowed: at least 2")
         self.name = name
         self.projection = _projection(dim)
         self._distribution, self._sizes, self._seed = distribution, (train, test), seed
@@ -91,14 +88,16 @@ def _projection(dim: int) -> Tensor:
     return torch.stack([first, second / second.norm()], 1)
 
 
-def swiss_roll(n: int, rng: torch.Generator, noise: float = 0.25) -> tuple[Tensor, Tensor]:
+@checked
+def swiss_roll(n: int, rng: torch.Generator, noise: NonNegative = 0.25) -> tuple[Tensor, Tensor]:
     """The spiral r = angle, even in the angle from 1.5 pi to 4.5 pi, and noise (Sohl-Dickstein 2015, fig. 1)."""
     angle = math.pi * (1.5 + 3 * _uniform(n, rng))
     spiral = angle[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     return spiral + noise * _normal(n, rng), _no_classes(n)
 
 
-def moons(n: int, rng: torch.Generator, noise: float = 0.06) -> tuple[Tensor, Tensor]:
+@checked
+def moons(n: int, rng: torch.Generator, noise: NonNegative = 0.06) -> tuple[Tensor, Tensor]:
     """Two half circles of radius 1, the second turned by 180 degrees and moved to hook into the first."""
     labels = _classes(n, 2, rng)
     angle = math.pi * (_uniform(n, rng) + labels)
@@ -106,22 +105,30 @@ def moons(n: int, rng: torch.Generator, noise: float = 0.06) -> tuple[Tensor, Te
     return centre + torch.stack([angle.cos(), angle.sin()], 1) + noise * _normal(n, rng), labels
 
 
-def mixture(n: int, rng: torch.Generator, modes: int = 8, std: float = 0.08) -> tuple[Tensor, Tensor]:
+@checked
+def mixture(n: int, rng: torch.Generator, modes: Count = 8, std: NonNegative = 0.08) -> tuple[Tensor, Tensor]:
     """Equal Gaussians, evenly on the unit circle; the class is the Gaussian."""
     labels = _classes(n, modes, rng)
     angle = 2 * math.pi / modes * labels.double()
     return torch.stack([angle.cos(), angle.sin()], 1) + std * _normal(n, rng), labels
 
 
-def checkerboard(n: int, rng: torch.Generator, squares: int = 4) -> tuple[Tensor, Tensor]:
+@checked
+def checkerboard(n: int, rng: torch.Generator, squares: AtLeastTwo = 4) -> tuple[Tensor, Tensor]:
     """Uniform on the dark squares of a board of squares x squares."""
     dark = [(column, row) for column in range(squares) for row in range(squares) if (column + row) % 2 == 0]
     corners = torch.tensor(dark, dtype=torch.float64)[torch.randint(len(dark), (n,), generator=rng)]
     return corners + torch.stack([_uniform(n, rng), _uniform(n, rng)], 1), _no_classes(n)
 
 
+@checked
 def pinwheel(
-    n: int, rng: torch.Generator, arms: int = 5, radial: float = 0.3, tangential: float = 0.07, twist: float = 0.25
+    n: int,
+    rng: torch.Generator,
+    arms: Count = 5,
+    radial: NonNegative = 0.3,
+    tangential: NonNegative = 0.07,
+    twist: Finite = 0.25,
 ) -> tuple[Tensor, Tensor]:
     """Arms of a wheel, bent: Gaussians about radius 1 of these standard deviations, turned by twist exp(radius)."""
     labels = _classes(n, arms, rng)

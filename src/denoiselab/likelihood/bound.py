@@ -8,15 +8,17 @@ steps; one tenth is the same for all, so that no weight is large where that fall
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from denoiselab.denoiser import DenoiseFn, Prediction
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, InvalidValue
 from denoiselab.likelihood.likelihood import ByLogSNR, Likelihood, Nats
 from denoiselab.likelihood.terms import FRACTIONS, decoder_log_std, decoder_nats, density_nats, prior_nats, step_nats
+from denoiselab.limits import AtLeastTwo, Count, Natural, checked
 from denoiselab.randomness import SampleNoise, generator
 from denoiselab.samplers.sampler import NoiseFn
 from denoiselab.schedules import Schedule, like
@@ -28,26 +30,21 @@ GOLDEN = (5**0.5 - 1) / 2
 class VariationalBound(Likelihood):
     """The reverse variance is beta-tilde ("small") or beta ("large"), or the network's own where it learns one.
 
-    spacing: the chain's grid; None: t_i = i/T. `bins`: of log-SNR, in which L_t is told. Raises ConfigError.
+    spacing: the chain's grid; None: t_i = i/T. `bins`: of log-SNR, in which L_t is reported.
     """
 
+    @checked
     def __init__(
         self,
-        T: int = 1000,
-        K: int = 10,
-        variance: str = "large",
+        T: AtLeastTwo = 1000,
+        K: AtLeastTwo = 10,
+        variance: Literal["small", "large"] = "large",
         spacing: Spacing | None = None,
-        bins: int = 20,
-        seed: int = 0,
+        bins: Count = 20,
+        seed: Natural = 0,
     ) -> None:
-        if T < 2:
-            raise ConfigError(f"likelihood.method.T={T}: a chain needs at least 2 steps; 1000 is usual")
-        if not 2 <= K <= T:
-            raise ConfigError(
-                f"likelihood.method.K={K}: of a chain's T={T} steps, 2 to {T} can be evaluated; {T} is all of them"
-            )
-        if variance not in FRACTIONS:
-            raise ConfigError(f"likelihood.method.variance is {variance!r}; allowed are {' and '.join(FRACTIONS)}")
+        if K > T:
+            raise InvalidValue("K", K, f"at most T={T}")
         self.T, self.K, self.bins, self.seed = T, K, bins, seed
         self.fraction = FRACTIONS[variance]
         self.spacing = Trailing() if spacing is None else spacing

@@ -10,14 +10,15 @@ r = +-1 (Hutchinson 1989; FFJORD, eq. 7), the same r along a path.
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError
 from denoiselab.likelihood.likelihood import Likelihood, Nats
 from denoiselab.likelihood.terms import HALF_BIN, density_nats, wide
+from denoiselab.limits import Count, EarlyTime, Limit, Natural, checked
 from denoiselab.randomness import generator
 from denoiselab.schedules import Schedule, like
 
@@ -36,11 +37,14 @@ class FlowODE(Likelihood):
     Raises ConfigError.
     """
 
-    def __init__(self, steps: int = 50, probes: int | None = 1, t_min: float | None = None, seed: int = 0) -> None:
-        if steps < 2 or steps % 2:
-            raise ConfigError(f"likelihood.method.steps={steps}: allowed are even numbers from 2 on, to be halved once")
-        if probes is not None and probes < 1:
-            raise ConfigError(f"likelihood.method.probes={probes}; allowed: at least 1, or null for exact divergence")
+    @checked
+    def __init__(
+        self,
+        steps: Annotated[int, Limit(2, whole=True, multiple=2)] = 50,
+        probes: Count | None = 1,
+        t_min: EarlyTime | None = None,
+        seed: Natural = 0,
+    ) -> None:
         self.steps, self.probes, self.t_min, self.seed = steps, probes, t_min, seed
         self.words = {"steps": steps, "probes": probes, "t_min": t_min, "seed": seed}
 

@@ -17,6 +17,7 @@ from denoiselab import distributed
 from denoiselab.conditioning import Wishes
 from denoiselab.data.points import Points
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, checked
 from denoiselab.metrics.generation import Generation
 from denoiselab.pipeline import Pipeline, Recipe
 
@@ -60,7 +61,8 @@ class PointEvaluation:
     would be expected to get. All ranks take part; each figure is the same on all of them.
     """
 
-    def __init__(self, source: Points, directions: int = 64) -> None:
+    @checked
+    def __init__(self, source: Points, directions: Count = 64) -> None:
         self.source, self.directions = source, directions
         self.reference = source.in_plane(source.test.images)
 

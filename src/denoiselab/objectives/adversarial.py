@@ -17,6 +17,7 @@ from torch.nn import functional as nnf
 from denoiselab import distributed
 from denoiselab.backbones.unet import group_norm
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, Natural, NonNegative, checked
 
 
 class Discriminator(nn.Module):
@@ -46,14 +47,15 @@ class Adversarial(nn.Module):
     image_shape: (C, H, W). Raises ConfigError where the images' sides cannot be halved that often.
     """
 
+    @checked
     def __init__(
         self,
         image_shape: tuple[int, ...],
-        weight: float,
+        weight: NonNegative,
         adaptive: bool = True,
-        start: int = 0,
-        channels: int = 32,
-        halvings: int = 2,
+        start: Natural = 0,
+        channels: Count = 32,
+        halvings: Count = 2,
     ) -> None:
         super().__init__()
         if min(image_shape[1:]) < 2**halvings:

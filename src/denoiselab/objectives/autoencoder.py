@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from denoiselab.codecs import Autoencoder, Coded
 from denoiselab.data.source import psnr
+from denoiselab.limits import NonNegative, checked
 from denoiselab.norms import Norm
 from denoiselab.objectives.adversarial import Adversarial
 from denoiselab.objectives.perceptual import Layers, Perceptual
@@ -23,13 +24,14 @@ class Autoencoding(nn.Module):
 
     names = ("loss", "reconstruction", "psnr")
 
+    @checked
     def __init__(
         self,
         norm: Norm,
-        kl: float = 1e-3,
-        codebook: float = 1.0,
-        commitment: float = 0.25,
-        perceptual: float = 0.0,
+        kl: NonNegative = 1e-3,
+        codebook: NonNegative = 1.0,
+        commitment: NonNegative = 0.25,
+        perceptual: NonNegative = 0.0,
         adversarial: Adversarial | None = None,
         layers: Layers | None = None,
     ) -> None:

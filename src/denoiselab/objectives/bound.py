@@ -1,6 +1,7 @@
 """The variational bound as a loss, and iDDPM's hybrid of it and an MSE."""
 
 from math import log
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,8 +9,9 @@ from torch import Tensor
 from denoiselab import likelihood
 from denoiselab.conditioning.cond import Cond
 from denoiselab.denoiser import Denoiser
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError, InvalidValue
 from denoiselab.likelihood.terms import FRACTIONS
+from denoiselab.limits import AtLeastTwo, Positive, checked
 from denoiselab.norms import L2, Norm
 from denoiselab.objectives.mse import Pass, WeightedMSE
 from denoiselab.objectives.objective import Denoising
@@ -17,7 +19,9 @@ from denoiselab.schedules import Learned, Schedule, as_time, like
 from denoiselab.time_sampling import Discrete, LossSecondMoment, TimeSampler, Uniform
 from denoiselab.weightings import VLB, Simple, Weighting
 
-# f by the word for the reverse variance; None: as the network says.
+Variance = Literal["small", "large", "learned"]
+
+# f for each reverse variance; None: the network's own.
 VARIANCES: dict[str, float | None] = {**FRACTIONS, "learned": None}
 
 
@@ -38,13 +42,12 @@ class VariationalBound(Denoising):
 
     names = ("loss", "eps_mse")
 
-    def __init__(self, time_sampler: TimeSampler, T: int | None = None, variance: str = "small") -> None:
-        """Raises ConfigError for another variance, and for a learned one in continuous time."""
+    @checked
+    def __init__(self, time_sampler: TimeSampler, T: AtLeastTwo | None = None, variance: Variance = "small") -> None:
+        """Raises ConfigError for a learned variance in continuous time."""
         super().__init__(time_sampler)
-        if variance not in VARIANCES:
-            raise ConfigError(f"loss.variance={variance} is not known; allowed: {', '.join(VARIANCES)}")
         if variance == "learned" and T is None:
-            raise ConfigError("loss.variance=learned has a meaning in steps alone; give loss.T=1000, or loss=hybrid")
+            raise InvalidValue("variance", variance, "small or large where T=null", "take T=1000, or loss=hybrid")
         self.T, self.fraction = T, VARIANCES[variance]
 
     def check(self, denoiser: Denoiser) -> None:
@@ -126,19 +129,20 @@ class Hybrid(Denoising):
 
     names = ("loss", "eps_mse", "bound_bits")
 
+    @checked
     def __init__(
         self,
         weighting: Weighting,
         time_sampler: TimeSampler,
         norm: Norm | None = None,
-        T: int = 1000,
-        variance: str = "learned",
-        weight_vlb: float = 0.001,
+        T: AtLeastTwo = 1000,
+        variance: Variance = "learned",
+        weight_vlb: Positive = 0.001,
     ) -> None:
         """Raises ConfigError for a variance that is not learned: that is what this loss is for."""
         super().__init__(time_sampler)
         if variance != "learned":
-            raise ConfigError(f"loss=hybrid learns the variance, and {variance} is fixed; take loss=simple")
+            raise InvalidValue("variance", variance, "learned", "for a fixed variance take loss=simple")
         self.base, self.T, self.weight_vlb = WeightedMSE(weighting, time_sampler, norm), T, weight_vlb
 
     def figures(self, denoiser: Denoiser, x0: Tensor, cond: Cond | None, t: Tensor, eps: Tensor) -> dict[str, Tensor]:

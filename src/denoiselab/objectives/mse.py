@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from denoiselab.conditioning.cond import Cond
 from denoiselab.denoiser import Denoiser, Output
+from denoiselab.limits import Count, checked
 from denoiselab.norms import L2, Norm
 from denoiselab.objectives.objective import Denoising
 from denoiselab.parameterizations import Parameterization
@@ -82,8 +83,9 @@ class LearnedUncertainty(Denoising):
 
     names = ("loss", "eps_mse", "unscaled_loss")
 
+    @checked
     def __init__(
-        self, weighting: Weighting, time_sampler: TimeSampler, norm: Norm | None = None, features: int = 64
+        self, weighting: Weighting, time_sampler: TimeSampler, norm: Norm | None = None, features: Count = 64
     ) -> None:
         super().__init__(time_sampler)
         self.base = WeightedMSE(weighting, time_sampler, norm)

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, checked_eta, posterior_variance
+from denoiselab.limits import Count, Share, checked
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, posterior_variance
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
 
 class DDIM(Sampler[None]):
-    r"""DDIM with `eta` in [0, 1]. Raises ConfigError for any other, where $\sigma_s^2 - v$ can be negative."""
+    r"""DDIM with `eta` from 0 to 1; beyond, $\sigma_s^2 - v$ can be negative."""
 
-    def __init__(self, steps: int, spacing: Spacing, eta: float = 0.0) -> None:
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing, eta: Share = 0.0) -> None:
         super().__init__(steps, spacing)
-        self.eta = checked_eta(eta)
+        self.eta = eta
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn

@@ -9,12 +9,14 @@ exact for data of a single point; $f = 1$ for $N(0, I)$ data on a variance-prese
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn, Prediction
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError
+from denoiselab.limits import Count, Share, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, posterior_variance
 from denoiselab.schedules import Level, Schedule
 from denoiselab.spacings import Spacing
@@ -41,16 +43,19 @@ FRACTIONS: dict[str, Callable[[Prediction, float], Tensor | float]] = {
 class DDPM(Sampler[None]):
     """Ancestral sampling; `variance` selects f: "small" 0, "large" 1, "interpolated" `fraction`, "learned" the model's.
 
-    The last step adds no noise. Raises ConfigError for any other variance and for a fraction outside [0, 1], and
-    IncompatibleError while sampling if the variance is "learned" and the model has not learned one.
+    The last step adds no noise. Raises IncompatibleError while sampling if the variance is "learned" and the model has
+    not learned one.
     """
 
-    def __init__(self, steps: int, spacing: Spacing, variance: str = "small", fraction: float = 0.5) -> None:
+    @checked
+    def __init__(
+        self,
+        steps: Count,
+        spacing: Spacing,
+        variance: Literal["small", "large", "interpolated", "learned"] = "small",
+        fraction: Share = 0.5,
+    ) -> None:
         super().__init__(steps, spacing)
-        if variance not in FRACTIONS:
-            raise ConfigError(f"sampler.variance is {variance!r}; allowed are {', '.join(FRACTIONS)}")
-        if not 0 <= fraction <= 1:
-            raise ConfigError(f"sampler.fraction={fraction} makes no sense; allowed: from 0 to 1")
         self.variance, self.fraction = variance, fraction
 
     def step(

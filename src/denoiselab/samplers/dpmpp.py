@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, checked_eta, half_log_snr, half_log_snr_step
+from denoiselab.limits import Count, Share, checked
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, half_log_snr, half_log_snr_step
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
@@ -62,12 +63,13 @@ class DPMpp2MSDE(Sampler[Last]):
     + \sigma_s \sqrt{1 - e^{-2 \eta h}}\,z$$
 
     One evaluation and one draw a step; the first-order step with eta = 1 is DDPM with the small variance. First order
-    where 2M is. Raises ConfigError for an eta outside [0, 1].
+    where 2M is.
     """
 
-    def __init__(self, steps: int, spacing: Spacing, eta: float = 1.0) -> None:
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing, eta: Share = 1.0) -> None:
         super().__init__(steps, spacing)
-        self.eta = checked_eta(eta)
+        self.eta = eta
 
     def step(
         self,

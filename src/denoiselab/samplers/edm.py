@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from denoiselab.limits import Count, NonNegative, Positive, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler, half_log_snr
 from denoiselab.schedules import Level, Schedule
 from denoiselab.spacings import Spacing
@@ -49,14 +50,15 @@ class Churn:
 class Churned(Sampler[None]):
     """A one-step sampler with `Churn`, whose options s_churn, s_min, s_max and s_noise it takes."""
 
+    @checked
     def __init__(
         self,
-        steps: int,
+        steps: Count,
         spacing: Spacing,
-        s_churn: float = 0.0,
-        s_min: float = 0.0,
-        s_max: float = math.inf,
-        s_noise: float = 1.0,
+        s_churn: NonNegative = 0.0,
+        s_min: NonNegative = 0.0,
+        s_max: NonNegative = math.inf,
+        s_noise: Positive = 1.0,
     ) -> None:
         super().__init__(steps, spacing)
         self.churn = Churn(steps, s_churn, s_min, s_max, s_noise)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
+from denoiselab.limits import Count, Share, checked
 from denoiselab.samplers.edm import Churned
-from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, checked_eta
+from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
 from denoiselab.schedules import Schedule
 from denoiselab.spacings import Spacing
 
@@ -38,9 +39,10 @@ class EulerAncestral(Sampler[None]):
     an eta outside [0, 1].
     """
 
-    def __init__(self, steps: int, spacing: Spacing, eta: float = 1.0) -> None:
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing, eta: Share = 1.0) -> None:
         super().__init__(steps, spacing)
-        self.eta = checked_eta(eta)
+        self.eta = eta
 
     def step(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, state: None, noise: NoiseFn

@@ -10,11 +10,14 @@ and takes $y$ to the next level as it is. For data $N(m, \varsigma^2)$ the stati
 $V/(1 - a/(4V))$, $V = \varsigma^2 + n^2$.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError, IncompatibleError
+from denoiselab.errors import IncompatibleError
+from denoiselab.limits import Count, Limit, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
 from denoiselab.schedules import Schedule, like
 from denoiselab.spacings import Spacing
@@ -35,12 +38,15 @@ class Langevin(Sampler[None]):
     high noise; IncompatibleError while sampling from alpha = 0, where x/alpha is undefined.
     """
 
-    def __init__(self, steps: int, spacing: Spacing, inner: int = 5, epsilon: float = 0.2) -> None:
+    @checked
+    def __init__(
+        self,
+        steps: Count,
+        spacing: Spacing,
+        inner: Count = 5,
+        epsilon: Annotated[float, Limit(0, 4, above=True, below=True)] = 0.2,
+    ) -> None:
         super().__init__(steps, spacing)
-        if inner < 1:
-            raise ConfigError(f"sampler.inner={inner} makes no sense; allowed: at least 1")
-        if not 0 < epsilon < 4:
-            raise ConfigError(f"sampler.epsilon={epsilon} makes no sense; allowed: above 0 and below 4")
         self.inner, self.epsilon = inner, epsilon
 
     def step(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, EarlyTime, Positive, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler
 from denoiselab.schedules import Level, Schedule, like
 from denoiselab.spacings import Spacing
@@ -47,15 +47,16 @@ class ODE(Sampler[None]):
     for a tolerance that is not above 0 and for a t_min outside (0, 1).
     """
 
+    @checked
     def __init__(
-        self, steps: int, spacing: Spacing, rtol: float = 1e-4, atol: float = 1e-4, t_min: float = 1e-5
+        self,
+        steps: Count,
+        spacing: Spacing,
+        rtol: Positive = 1e-4,
+        atol: Positive = 1e-4,
+        t_min: EarlyTime = 1e-5,
     ) -> None:
         super().__init__(steps, spacing)
-        for name, value in (("rtol", rtol), ("atol", atol)):
-            if value <= 0:
-                raise ConfigError(f"sampler.{name}={value} makes no sense; allowed: above 0")
-        if not 0 < t_min < 1:
-            raise ConfigError(f"sampler.t_min={t_min} makes no sense; allowed: above 0 and below 1")
         self.rtol, self.atol, self.t_min = rtol, atol, t_min
 
     def step(

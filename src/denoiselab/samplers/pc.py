@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, Natural, Positive, checked
 from denoiselab.samplers.ddpm import DDPM
 from denoiselab.samplers.langevin import langevin_step
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched
@@ -30,12 +30,9 @@ class PredictorCorrector(Sampler[None]):
     for a negative number of corrector steps.
     """
 
-    def __init__(self, steps: int, spacing: Spacing, snr: float = 0.16, corrector_steps: int = 1) -> None:
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing, snr: Positive = 0.16, corrector_steps: Natural = 1) -> None:
         super().__init__(steps, spacing)
-        if snr <= 0:
-            raise ConfigError(f"sampler.snr={snr} makes no sense; allowed: above 0")
-        if corrector_steps < 0:
-            raise ConfigError(f"sampler.corrector_steps={corrector_steps} makes no sense; allowed: at least 0")
         self.snr, self.corrector_steps = snr, corrector_steps
         self.predictor = DDPM(steps, spacing)
 

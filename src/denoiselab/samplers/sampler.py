@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from denoiselab.denoiser import DenoiseFn, Prediction
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, checked
 from denoiselab.schedules import Level, Schedule
 from denoiselab.spacings import Spacing
 
@@ -42,9 +42,8 @@ class Sampler(ABC, Generic[State]):
     than one step.
     """
 
-    def __init__(self, steps: int, spacing: Spacing) -> None:
-        if steps < 1:
-            raise ConfigError(f"sampler.steps={steps} makes no sense; allowed: at least 1")
+    @checked
+    def __init__(self, steps: Count, spacing: Spacing) -> None:
         self.steps = steps
         self.spacing = spacing
 
@@ -86,13 +85,6 @@ class Sampler(ABC, Generic[State]):
             if on_step is not None:
                 on_step(Step(index, len(times) - 1, t, s, x))
         return x
-
-
-def checked_eta(eta: float) -> float:
-    """Returns eta, the share of ancestral sampling's noise. Raises ConfigError outside [0, 1]."""
-    if not 0 <= eta <= 1:
-        raise ConfigError(f"sampler.eta={eta} makes no sense; allowed: from 0 to 1")
-    return eta
 
 
 def start_scale(schedule: Schedule, t: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ $\rho = 1/2$ instead, as in the authors' code, which keeps the order and lets $B
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import DenoiseFn
-from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, Limit, checked
 from denoiselab.samplers.sampler import NoiseFn, Sampler, batched, half_log_snr
 from denoiselab.schedules import Level, Schedule
 from denoiselab.spacings import Spacing
@@ -51,17 +51,19 @@ class UniPC(Sampler[History]):
     `variant` is "bh1" or "bh2". The first step is of order 1, corrected to 2, so the full order 4 of p = 3 needs a
     short first step. `lower_order_final` keeps the order at or below the number of steps left, which stabilizes few
     steps. The last step, to sigma = 0, is always of first order, and so is one from alpha = 0, after which the history
-    starts afresh. Raises ConfigError for any other order or variant.
+    starts afresh.
     """
 
+    @checked
     def __init__(
-        self, steps: int, spacing: Spacing, order: int = 2, variant: str = "bh2", lower_order_final: bool = True
+        self,
+        steps: Count,
+        spacing: Spacing,
+        order: Annotated[int, Limit(1, MAX_ORDER, whole=True)] = 2,
+        variant: Literal["bh1", "bh2"] = "bh2",
+        lower_order_final: bool = True,
     ) -> None:
         super().__init__(steps, spacing)
-        if not 1 <= order <= MAX_ORDER:
-            raise ConfigError(f"sampler.order={order} makes no sense; allowed: from 1 to {MAX_ORDER}")
-        if variant not in B:
-            raise ConfigError(f"sampler.variant is {variant!r}; allowed are {' and '.join(B)}")
         self.order, self.variant, self.lower_order_final = order, variant, lower_order_final
 
     def step(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import InvalidValue
+from denoiselab.limits import Count, Finite, checked
 from denoiselab.schedules.schedule import as_time, noise_label
 from denoiselab.schedules.variance_preserving import VariancePreserving
 
@@ -22,10 +23,11 @@ class Learned(VariancePreserving, nn.Module):
     Only loss=vlb trains it: under any other weight the smallest loss is that of the easiest noise levels.
     """
 
-    def __init__(self, start: float = 13.3, end: float = -5.0, units: int = 64) -> None:
+    @checked
+    def __init__(self, start: Finite = 13.3, end: Finite = -5.0, units: Count = 64) -> None:
         nn.Module.__init__(self)
         if start <= end:
-            raise ConfigError(f"schedule.start={start} is not above schedule.end={end}, and log-SNR has to fall")
+            raise InvalidValue("start", start, f"above end={end}", "log-SNR has to fall")
         self.start, self.end = nn.Parameter(torch.tensor(float(start))), nn.Parameter(torch.tensor(float(end)))
         # g before it is normalised: h + sum_j w_j S(a_j h + b_j), h = t, all w_j and a_j positive.
         self.height = nn.Parameter(torch.full((units,), -6.0))

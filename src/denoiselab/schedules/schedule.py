@@ -12,7 +12,8 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import InvalidValue
+from denoiselab.limits import Finite, Positive, checked
 
 
 class Level(NamedTuple):
@@ -38,8 +39,8 @@ def like(coefficient: Tensor, x: Tensor) -> Tensor:
 class Ends(TypedDict, total=False):
     """What every schedule can be told of its ends: see `Schedule`."""
 
-    log_snr_min: float | None
-    shift: float
+    log_snr_min: Finite | None
+    shift: Positive
 
 
 def noise_label(log_snr: Tensor) -> Tensor:
@@ -58,15 +59,16 @@ class Schedule(ABC):
     process ends.
     """
 
-    def __init__(self, prior_std: float | None = None, log_snr_min: float | None = None, shift: float = 1.0) -> None:
-        if shift <= 0:
-            raise ConfigError(f"schedule.shift={shift} makes no sense; allowed: above 0, and 1 is no shift")
+    @checked
+    def __init__(
+        self, prior_std: float | None = None, log_snr_min: Finite | None = None, shift: Positive = 1.0
+    ) -> None:
         self.log_snr_min = log_snr_min
         self.shift = shift
         self._fall = 2 * math.log(shift)
         self.t_end = 1.0 if log_snr_min is None else min(1.0, float(self.time_of(as_time(log_snr_min + self._fall))))
         if self.t_end <= 0:
-            raise ConfigError(f"schedule.log_snr_min={log_snr_min} is where this schedule begins; give a smaller one")
+            raise InvalidValue("log_snr_min", log_snr_min, "below the log-SNR at which the schedule begins")
         self.prior_std = float(self(1.0).sigma) if prior_std is None else prior_std
 
     @abstractmethod

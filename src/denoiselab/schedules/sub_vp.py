@@ -5,6 +5,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from denoiselab.limits import Positive, checked
 from denoiselab.schedules.schedule import Ends, Level, Schedule
 from denoiselab.schedules.variance_preserving import Linear
 
@@ -12,7 +13,8 @@ from denoiselab.schedules.variance_preserving import Linear
 class SubVP(Schedule):
     """alpha = e^B, sigma = 1 - e^{2B}, B = -((beta_max - beta_min) t^2/4 + beta_min t/2) (Score-SDE, eq. 29)."""
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, **ends: Unpack[Ends]) -> None:
+    @checked
+    def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **ends: Unpack[Ends]) -> None:
         self._vp = Linear(beta_min, beta_max)
         super().__init__(**ends)
 

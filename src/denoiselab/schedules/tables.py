@@ -7,7 +7,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, InvalidValue
+from denoiselab.limits import AtLeastTwo, Positive, PositiveShare, checked
 from denoiselab.schedules.schedule import Ends, Schedule
 from denoiselab.schedules.variance_preserving import Cosine, Linear, Modifiers, VariancePreserving
 
@@ -19,15 +20,20 @@ class Table(VariancePreserving):
     the last step goes to alpha = 0, linearly in alpha.
     """
 
-    def __init__(self, betas: Tensor | Sequence[float], zero_terminal_snr: bool = False, **ends: Unpack[Ends]) -> None:
+    @checked
+    def __init__(
+        self, betas: Tensor | Sequence[PositiveShare], zero_terminal_snr: bool = False, **ends: Unpack[Ends]
+    ) -> None:
         """betas: (T,), each in (0, 1), the last in (0, 1]; ConfigError otherwise."""
         betas = torch.as_tensor(list(betas) if not isinstance(betas, Tensor) else betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) < 2:
-            raise ConfigError("a table has at least two betas, one a step: schedule.betas=[0.01,0.05,0.2]")
+            raise InvalidValue(
+                "betas", betas.tolist(), "a list of at least two, one for each step, such as [0.01,0.05,0.2]"
+            )
         if not (betas > 0).all() or not (betas[:-1] < 1).all() or betas[-1] > 1:
             raise ConfigError(
                 f"a table's betas lie between 0 and 1, but these go from {float(betas.min()):g} to "
-                f"{float(betas.max()):g}; take more steps (schedule.T) or a smaller schedule.beta_max"
+                f"{float(betas.max()):g}; take more steps (T) or a smaller beta_max"
             )
         self.steps = len(betas)
         self.values = torch.cat([torch.zeros(1), torch.log1p(-betas).cumsum(0)])
@@ -69,8 +75,9 @@ def _interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
 # What the command line names. A table's betas are given for T = 1000 and scaled by 1000/T, which keeps abar(t).
 
 
+@checked
 def linear(
-    T: int | None = 1000, beta_min: float = 0.1, beta_max: float = 20.0, **modifiers: Unpack[Modifiers]
+    T: AtLeastTwo | None = 1000, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **modifiers: Unpack[Modifiers]
 ) -> Schedule:
     """DDPM's linear schedule (§4): beta from beta_min/T to beta_max/T in T steps; T None is its continuous form."""
     if T is None:
@@ -78,7 +85,8 @@ def linear(
     return Table(_even(beta_min, beta_max, T) / T, **modifiers)
 
 
-def cosine(T: int | None = None, s: float = 0.008, **modifiers: Unpack[Modifiers]) -> Schedule:
+@checked
+def cosine(T: AtLeastTwo | None = None, s: Positive = 0.008, **modifiers: Unpack[Modifiers]) -> Schedule:
     """iDDPM's cosine schedule, in continuous time or as its table of T betas clipped at 0.999.
 
     The clip is what keeps the table's end finite; in continuous time `log_snr_min` does, by default at -15.
@@ -89,15 +97,17 @@ def cosine(T: int | None = None, s: float = 0.008, **modifiers: Unpack[Modifiers
     return Table((-torch.expm1(log_alpha_bar.diff())).clamp(max=0.999), **modifiers)
 
 
+@checked
 def scaled_linear(
-    T: int = 1000, beta_min: float = 0.85, beta_max: float = 12.0, **modifiers: Unpack[Modifiers]
+    T: AtLeastTwo = 1000, beta_min: Positive = 0.85, beta_max: Positive = 12.0, **modifiers: Unpack[Modifiers]
 ) -> Schedule:
     """sqrt(beta) linear, from sqrt(beta_min/T) to sqrt(beta_max/T): latent diffusion's (its code calls it "linear")."""
     return Table(_even(math.sqrt(beta_min), math.sqrt(beta_max), T) ** 2 / T, **modifiers)
 
 
+@checked
 def sqrt_linear(
-    T: int = 1000, beta_min: float = 0.1, beta_max: float = 20.0, **modifiers: Unpack[Modifiers]
+    T: AtLeastTwo = 1000, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **modifiers: Unpack[Modifiers]
 ) -> Schedule:
     """beta^2 linear: beta from sqrt(beta_min/1000) to sqrt(beta_max/1000) at T = 1000 (latent diffusion's code).
 
@@ -106,12 +116,14 @@ def sqrt_linear(
     return Table(torch.sqrt(_even(beta_min, beta_max, T) / 1000) * (1000 / T), **modifiers)
 
 
-def constant(T: int = 1000, beta: float = 20.0, **modifiers: Unpack[Modifiers]) -> Schedule:
+@checked
+def constant(T: AtLeastTwo = 1000, beta: Positive = 20.0, **modifiers: Unpack[Modifiers]) -> Schedule:
     """beta/T at each of T steps (DDPM's code, "const")."""
     return Table(torch.full((T,), beta / T, dtype=torch.float64), **modifiers)
 
 
-def jsd(T: int = 1000, **modifiers: Unpack[Modifiers]) -> Schedule:
+@checked
+def jsd(T: AtLeastTwo = 1000, **modifiers: Unpack[Modifiers]) -> Schedule:
     """beta_i = 1/(T - i + 1): 1/T, 1/(T-1), ... 1 (Sohl-Dickstein 2015, §2.4.1), so that abar falls linearly, to 0."""
     return Table(1 / torch.arange(T, 0, -1, dtype=torch.float64), **modifiers)
 

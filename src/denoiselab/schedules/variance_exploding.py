@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import InvalidValue
+from denoiselab.limits import AtLeastTwo, Finite, Positive, checked
 from denoiselab.schedules.schedule import Ends, Level, Schedule, noise_label
 
 
@@ -19,7 +20,8 @@ class VarianceExploding(Schedule):
     table 1, with data of unit variance).
     """
 
-    def __init__(self, sigma_max: float, log_snr_min: float | None = None, shift: float = 1.0) -> None:
+    @checked
+    def __init__(self, sigma_max: Positive, log_snr_min: Finite | None = None, shift: Positive = 1.0) -> None:
         self.sigma_max = sigma_max
         top = sigma_max * shift if log_snr_min is None else min(sigma_max * shift, math.exp(-log_snr_min / 2))
         super().__init__(prior_std=top, log_snr_min=log_snr_min, shift=shift)
@@ -52,10 +54,11 @@ class VarianceExploding(Schedule):
 class VE(VarianceExploding):
     """sigma = sigma_min (sigma_max/sigma_min)^t (Score-SDE, eq. 31; NCSN has 10 such levels from 0.01 to 1)."""
 
-    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, **ends: Unpack[Ends]) -> None:
+    @checked
+    def __init__(self, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0, **ends: Unpack[Ends]) -> None:
         """Raises ConfigError unless sigma_min < sigma_max."""
         if sigma_min >= sigma_max:
-            raise ConfigError(f"schedule.sigma_min={sigma_min} is not below schedule.sigma_max={sigma_max}")
+            raise InvalidValue("sigma_min", sigma_min, f"below sigma_max={sigma_max}")
         self.sigma_min = sigma_min
         self._start, self._rise = math.log(sigma_min), math.log(sigma_max / sigma_min)
         super().__init__(sigma_max, **ends)
@@ -70,7 +73,8 @@ class VE(VarianceExploding):
 class VESqrt(VarianceExploding):
     """The unit random walk x_i = x_{i-1} + eps in T steps: sigma^2 = T t, i at t = i/T."""
 
-    def __init__(self, T: int = 1000, **ends: Unpack[Ends]) -> None:
+    @checked
+    def __init__(self, T: AtLeastTwo = 1000, **ends: Unpack[Ends]) -> None:
         self.T = T
         super().__init__(math.sqrt(T), **ends)
 
@@ -84,7 +88,8 @@ class VESqrt(VarianceExploding):
 class EDM(VarianceExploding):
     """sigma = sigma_max t (EDM, Karras 2022, table 1: its time is sigma; a Karras grid is exact in it)."""
 
-    def __init__(self, sigma_max: float = 80.0, **ends: Unpack[Ends]) -> None:
+    @checked
+    def __init__(self, sigma_max: Positive = 80.0, **ends: Unpack[Ends]) -> None:
         super().__init__(sigma_max, **ends)
 
     def log_sigma(self, t: Tensor) -> Tensor:

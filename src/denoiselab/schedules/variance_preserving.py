@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from denoiselab.errors import ConfigError
+from denoiselab.errors import InvalidValue
+from denoiselab.limits import Finite, Positive, checked
 from denoiselab.schedules.schedule import Ends, Level, Schedule, as_time
 
 
@@ -66,7 +67,8 @@ class VariancePreserving(Schedule):
 class Linear(VariancePreserving):
     """beta(t) linear from 0.1 to 20, in continuous time (Score-SDE, eq. 33): log abar = -(19.9 t^2/2 + 0.1 t)."""
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, **modifiers: Unpack[Modifiers]) -> None:
+    @checked
+    def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **modifiers: Unpack[Modifiers]) -> None:
         self.beta_min, self.beta_max = beta_min, beta_max
         super().__init__(**modifiers)
 
@@ -85,7 +87,8 @@ class Cosine(VariancePreserving):
     Its log-SNR runs to -infinity; it is used down to `log_snr_min` (-15: simple diffusion, Hoogeboom 2023, §2.2).
     """
 
-    def __init__(self, s: float = 0.008, **modifiers: Unpack[Modifiers]) -> None:
+    @checked
+    def __init__(self, s: Positive = 0.008, **modifiers: Unpack[Modifiers]) -> None:
         self.s = s
         super().__init__(**_ended(modifiers))
 
@@ -117,10 +120,13 @@ class Sigmoid(VariancePreserving):
     Its log-SNR runs to -infinity; it is used down to `log_snr_min`, as cosine is.
     """
 
-    def __init__(self, start: float = -3.0, end: float = 3.0, tau: float = 1.0, **modifiers: Unpack[Modifiers]) -> None:
+    @checked
+    def __init__(
+        self, start: Finite = -3.0, end: Finite = 3.0, tau: Positive = 1.0, **modifiers: Unpack[Modifiers]
+    ) -> None:
         """Raises ConfigError unless start < end."""
         if start >= end:
-            raise ConfigError(f"schedule.start={start} is not below schedule.end={end}; give the smaller one first")
+            raise InvalidValue("start", start, f"below end={end}")
         self.start, self.end, self.tau = start, end, tau
         # In halves of the argument: S(a) - S(b) = sinh((a - b)/2)/(2 cosh(a/2) cosh(b/2)) cancels nowhere.
         self._s, self._e = start / (2 * tau), end / (2 * tau)

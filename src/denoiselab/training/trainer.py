@@ -13,16 +13,18 @@ from torch.utils.checkpoint import checkpoint
 
 from denoiselab.backbones.layers import blocks
 from denoiselab.errors import ConfigError
+from denoiselab.limits import Count, checked
 from denoiselab.training.system import System
 
 
+@checked
 def trainer(
     *,
     compile: bool = False,
     channels_last: bool = False,
     gradient_checkpointing: bool = False,
-    val_check_interval: int = 1000,
-    accumulate_grad_batches: int = 1,
+    val_check_interval: Count = 1000,
+    accumulate_grad_batches: Count = 1,
     strategy: Any = "auto",
     callbacks: Sequence[pl.Callback] = (),
     logger: Any = False,

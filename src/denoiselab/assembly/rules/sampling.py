@@ -18,10 +18,6 @@ RULES = (
         "analytic=<option> for the exact one",
     ),
     Rule(
-        lambda cfg: is_a(cfg.get("data"), "Digits") and bool((at(cfg.data, "size") or 8) % 8),
-        "data.size of digits, which are enlarged from 8 pixels a side, is no multiple of 8; take data.size=16 or 32",
-    ),
-    Rule(
         lambda cfg: (
             (is_a(cfg.get("data"), "FashionMNIST") or at(cfg.get("data"), "objects") == "fashion_mnist")
             and cfg.data.root is None

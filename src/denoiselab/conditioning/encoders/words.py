@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.conditioning.encoders.encoder import TextEncoder, too_long
-from denoiselab.errors import ConfigError
+from denoiselab.errors import ConfigError, InvalidValue
+from denoiselab.limits import AtLeastTwo, Count, checked
 
 
 class Words(TextEncoder):
@@ -17,13 +18,13 @@ class Words(TextEncoder):
     A text's letters may be large or small; what is no letter, digit, apostrophe or hyphen parts words.
     """
 
-    def __init__(self, texts: Sequence[str], length: int = 24, width: int = 64, depth: int = 2, heads: int = 4) -> None:
+    @checked
+    def __init__(
+        self, texts: Sequence[str], length: AtLeastTwo = 24, width: Count = 64, depth: Count = 2, heads: Count = 4
+    ) -> None:
         super().__init__()
         if width % heads:
-            raise ConfigError(
-                f"conditioning.encoder.heads={heads} does not divide conditioning.encoder.width={width}; "
-                "take a divisor of it"
-            )
+            raise InvalidValue("heads", heads, f"a divisor of width={width}")
         self.width, self.length = width, length
         known = sorted({word for text in texts for word in parted(text)})
         self.ids = {word: i for i, word in enumerate(known, start=1)}  # 0: no word

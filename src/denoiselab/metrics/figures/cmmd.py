@@ -8,6 +8,7 @@ from typing import final
 
 from torch import Tensor
 
+from denoiselab.limits import Positive, checked
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.figures.mmd import Gaussian, mmd
 from denoiselab.metrics.statistics import Statistics
@@ -19,7 +20,8 @@ class CMMD(Figure):
 
     headline = "cmmd"
 
-    def __init__(self, sigma: float = 10.0, scale: float = 1000.0) -> None:
+    @checked
+    def __init__(self, sigma: Positive = 10.0, scale: Positive = 1000.0) -> None:
         self.sigma, self.scale = sigma, scale
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from denoiselab.limits import AtLeastTwo, checked
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.moments import DistanceTo, frechet_distance
 from denoiselab.metrics.statistics import Needs, Statistics
@@ -38,7 +39,8 @@ class FID(Figure):
 
     headline = "fid"
 
-    def __init__(self, resamples: int | None = None) -> None:
+    @checked
+    def __init__(self, resamples: AtLeastTwo | None = None) -> None:
         self.resamples = resamples
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from denoiselab.limits import Count, checked
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.statistics import Needs, Statistics
 
@@ -21,7 +22,8 @@ class InceptionScore(Figure):
     different n / splits cannot be compared. The classes are those that the extractor knows.
     """
 
-    def __init__(self, splits: int = 10) -> None:
+    @checked
+    def __init__(self, splits: Count = 10) -> None:
         self.splits = splits
         self.needs = Needs(splits=splits)
 

@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor
 
+from denoiselab.limits import Count, checked
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.pairs import blocks, radii, squared_distances
 from denoiselab.metrics.statistics import Statistics
@@ -22,7 +23,8 @@ class PrecisionRecall(Figure):
     """precision: the share of generated images within a ball of a real one; recall: of real ones within a ball of a
     generated one (Kynkäänniemi 2019, eq. 1-2; k = 3)."""
 
-    def __init__(self, k: int = 3) -> None:
+    @checked
+    def __init__(self, k: Count = 3) -> None:
         self.k = k
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
@@ -47,7 +49,8 @@ class DensityCoverage(Figure):
     images that are the real ones have 1.
     """
 
-    def __init__(self, k: int = 5) -> None:
+    @checked
+    def __init__(self, k: Count = 5) -> None:
         self.k = k
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:

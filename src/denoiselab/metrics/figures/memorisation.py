@@ -5,6 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from denoiselab.limits import PositiveShare, checked
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.statistics import Needs, Statistics
 
@@ -21,7 +22,8 @@ class Memorisation(Figure):
 
     needs = Needs(distances=True)
 
-    def __init__(self, ratio: float = 1 / 3) -> None:
+    @checked
+    def __init__(self, ratio: PositiveShare = 1 / 3) -> None:
         self.ratio = ratio
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:

@@ -18,6 +18,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from denoiselab.limits import Positive, checked
 from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.pairs import ROWS, PairFn, blocks, squared_distances
 from denoiselab.metrics.statistics import Statistics
@@ -91,7 +92,8 @@ class MMD(Figure):
 
     headline = "mmd"
 
-    def __init__(self, sigma: float | None = None) -> None:
+    @checked
+    def __init__(self, sigma: Positive | None = None) -> None:
         self.sigma = sigma
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:

@@ -6,7 +6,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
@@ -14,9 +14,16 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from denoiselab.errors import BrokenRunError
 from denoiselab.files import replacing, step_of
+from denoiselab.limits import Count, checked
 from denoiselab.training.callbacks.finite import diverged, finite
 from denoiselab.training.callbacks.logging import due, run_folder
 from denoiselab.training.system import System
+
+# What can choose the best weights, all of them the lower the better; "headline": what the evaluation judges by.
+Monitor = Literal[
+    "headline", "fid", "rfid", "sfid", "kid", "mmd", "cmmd", "sliced_wasserstein",
+    "bits_per_dim", "nats_per_dim", "val/loss",
+]  # fmt: skip
 
 
 class Checkpoint(pl.Callback):
@@ -32,7 +39,8 @@ class Checkpoint(pl.Callback):
     that are NaN or infinite, which take no good one's place.
     """
 
-    def __init__(self, every_n_train_steps: int | None = None, monitor: str | None = "headline") -> None:
+    @checked
+    def __init__(self, every_n_train_steps: Count | None = None, monitor: Monitor | None = "headline") -> None:
         self.every_n_train_steps, self.monitor = every_n_train_steps, monitor
         self.best: dict[str, Any] | None = None  # monitor, value, step, n
         self._judged_at = self._saved_at = -1

@@ -17,6 +17,7 @@ from denoiselab.assembly.make import make
 from denoiselab.assembly.sampling import recipe
 from denoiselab.denoiser import Prediction
 from denoiselab.errors import IncompatibleError
+from denoiselab.limits import AtLeastTwo, Count, Natural, checked
 from denoiselab.pictures import Curves, lines
 from denoiselab.progress import console
 from denoiselab.samplers import ODE, Sampler
@@ -41,8 +42,14 @@ class FewSteps(pl.Callback):
     schedule refuses is left out. n, seed, batch_size: of the samples, the same noise for all. All ranks take part.
     """
 
+    @checked
     def __init__(
-        self, evaluations: Sequence[int], samplers: Sequence[str], n: int, seed: int = 0, batch_size: int = 100
+        self,
+        evaluations: Sequence[Count],
+        samplers: Sequence[str],
+        n: AtLeastTwo,
+        seed: Natural = 0,
+        batch_size: Count = 100,
     ) -> None:
         self.budgets, self.samplers = list(evaluations), list(samplers)
         self.n, self.seed, self.batch_size = n, seed, batch_size

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from denoiselab import distributed
 from denoiselab.errors import BrokenRunError
+from denoiselab.limits import Count, checked
 from denoiselab.progress import console
 from denoiselab.training.callbacks.logging import log_figures, run_folder
 from denoiselab.training.checkpoint_io import kept
@@ -49,7 +50,8 @@ class Finite(pl.Callback):
     All ranks decide alike: on what any of them sees after the gradients have been averaged.
     """
 
-    def __init__(self, on_nan: str = "stop", patience: int = 20) -> None:
+    @checked
+    def __init__(self, on_nan: Literal["stop", "skip"] = "stop", patience: Count = 20) -> None:
         self.on_nan, self.patience = on_nan, patience
         self.skipped = self.in_a_row = 0
         self._told, self._judged_at = 0, -1

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from denoiselab import distributed
 from denoiselab.data.source import Source
+from denoiselab.limits import Count, checked
 from denoiselab.objectives import Denoising
 from denoiselab.pictures import stairs
 from denoiselab.randomness import SampleNoise
@@ -46,7 +47,8 @@ class LossByLogSNR(pl.Callback):
     find the same bits. Bins that the schedule does not reach are left out; a loss that is no denoising has none.
     """
 
-    def __init__(self, n: int | None = None, levels: int = 8, batch_size: int = 100) -> None:
+    @checked
+    def __init__(self, n: Count | None = None, levels: Count = 8, batch_size: Count = 100) -> None:
         self.n, self.levels, self.batch_size = n, levels, batch_size
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

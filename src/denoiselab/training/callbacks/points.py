@@ -13,6 +13,7 @@ from torch import Tensor
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.points import Points
 from denoiselab.denoiser import Prediction
+from denoiselab.limits import AtLeastTwo, Count, Natural, checked
 from denoiselab.pictures import write_png
 from denoiselab.pipeline import Generated, Pipeline
 from denoiselab.point_pictures import (
@@ -54,7 +55,10 @@ class PointScatter(Periodic):
     samples/step_<N>.npy holds the samples in the plane, float32 (n, 2).
     """
 
-    def __init__(self, n: int = 2000, every: int | None = None, seed: int = 0, batch_size: int = 2048) -> None:
+    @checked
+    def __init__(
+        self, n: Count = 2000, every: Count | None = None, seed: Natural = 0, batch_size: Count = 2048
+    ) -> None:
         super().__init__(every)
         self.n, self.seed, self.batch_size = n, seed, batch_size
 
@@ -83,14 +87,15 @@ class PointProcess(Periodic):
     this is the score without one.
     """
 
+    @checked
     def __init__(
         self,
-        n: int = 1000,
-        moments: int = 6,
-        paths: int = 12,
-        frames: int = 30,
-        every: int | None = None,
-        seed: int = 0,
+        n: AtLeastTwo = 1000,
+        moments: AtLeastTwo = 6,
+        paths: Natural = 12,
+        frames: AtLeastTwo = 30,
+        every: Count | None = None,
+        seed: Natural = 0,
     ) -> None:
         super().__init__(every)
         self.n, self.moments, self.paths, self.frames, self.seed = n, moments, paths, frames, seed

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from denoiselab import distributed
+from denoiselab.limits import Count, checked
 from denoiselab.progress import track
 from denoiselab.training.callbacks.logging import log_figures
 from denoiselab.training.system import System
@@ -40,7 +41,8 @@ class Pace(pl.Callback):
     its log complete.
     """
 
-    def __init__(self, every: int = 10) -> None:
+    @checked
+    def __init__(self, every: Count = 10) -> None:
         self.every = every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from denoiselab import distributed
 from denoiselab.errors import RunError
+from denoiselab.limits import Count, checked
 from denoiselab.randomness import generator
 from denoiselab.training.callbacks.logging import due
 from denoiselab.training.system import System
@@ -25,7 +26,8 @@ class RankSafety(pl.Callback):
     Raises RunError on all of them at the same step.
     """
 
-    def __init__(self, every: int = 100) -> None:
+    @checked
+    def __init__(self, every: Count = 100) -> None:
         self.every = every
         self._compared_at = -1
 

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 import torch
 
 from denoiselab import distributed
+from denoiselab.limits import Count, checked
 from denoiselab.pictures import groups, write_png
 from denoiselab.training.callbacks.logging import log_picture, run_folder
 from denoiselab.training.callbacks.periodic import Periodic
@@ -16,7 +17,8 @@ class Reconstructions(Periodic):
     To samples/reconstruction_<N>.png, `columns` pictures a row, and the loggers' key "reconstructions".
     """
 
-    def __init__(self, n: int = 50, columns: int = 10, every: int | None = None, batch_size: int = 100) -> None:
+    @checked
+    def __init__(self, n: Count = 50, columns: Count = 10, every: Count | None = None, batch_size: Count = 100) -> None:
         super().__init__(every)
         self.n, self.columns, self.batch_size = n, columns, batch_size
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from denoiselab import distributed
 from denoiselab.data.source import to_uint8
 from denoiselab.denoiser import Prediction
+from denoiselab.limits import Count, Natural, checked
 from denoiselab.pictures import TOLD, grid, groups, write_png
 from denoiselab.samplers import Step
 from denoiselab.training.callbacks.logging import log_picture, run_folder
@@ -23,8 +24,14 @@ def caption(trainer: pl.Trainer, system: System, seed: int, evaluations: int) ->
 class SampleGrid(Periodic):
     """n samples of the averaged weights, `columns` a row, to samples/step_<N>.png and the loggers' key "samples"."""
 
+    @checked
     def __init__(
-        self, n: int = 100, columns: int = 10, every: int | None = None, seed: int = 0, batch_size: int = 100
+        self,
+        n: Count = 100,
+        columns: Count = 10,
+        every: Count | None = None,
+        seed: Natural = 0,
+        batch_size: Count = 100,
     ) -> None:
         super().__init__(every)
         self.n, self.columns, self.seed, self.batch_size = n, columns, seed, batch_size
@@ -48,7 +55,8 @@ class DenoisingStrip(Periodic):
     To samples/denoising_<N>.png and the loggers' key "denoising". Rank 0 alone samples.
     """
 
-    def __init__(self, n: int = 4, moments: int = 10, every: int | None = None, seed: int = 0) -> None:
+    @checked
+    def __init__(self, n: Count = 4, moments: Count = 10, every: Count | None = None, seed: Natural = 0) -> None:
         super().__init__(every)
         self.n, self.moments, self.seed = n, moments, seed
 
