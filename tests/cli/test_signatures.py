@@ -122,7 +122,7 @@ def test_the_limits_of_all_options_are_read_without_torch():
     code = """
     import sys
     from denoiselab.cli import checks, signatures
-    from denoiselab.cli.entry import composed
+    from denoiselab.assembly.configuration import composed
     for word in ("seed=0", "experiment=few_steps", "codec=diffusers", "conditioning=text", "experiment=points"):
         assert len(checks.limits(composed("train", [word]))) > 50
     assert signatures.limits_of("torch.optim.Adam") == {}

@@ -96,7 +96,7 @@ def test_a_size_that_is_no_multiple_of_8_is_refused_in_one_line(size):
 
 def test_on_the_command_line_too_before_anything_is_built():
     def words(size: int) -> None:
-        check(Loader("train"), ["data=digits", f"data.size={size}"])
+        check_job(Loader("train"), ["data=digits", f"data.size={size}"])
 
     words(24)
     with pytest.raises(ConfigError, match=r"^data\.size must be a multiple of 8, from 8 to 256 \(got 28\)$"):

@@ -55,11 +55,16 @@ def check_job(loader: Loader, words: list[str]) -> DictConfig:
     missing = sorted(OmegaConf.missing_keys(without_hydra(cfg)) & set(cfg.keys()))
     if missing:
         raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<run folder>")
+    check_values(cfg, base)
+    check_rules(cfg)
+    return cfg
+
+
+def check_values(cfg: DictConfig, base: DictConfig) -> None:
+    """Raises InvalidValue for a value outside its limit; null is allowed where it is the default in `base`."""
     for key, value, hint in limits(cfg):
         if value is not None or OmegaConf.select(base, key) is not None:
             check(key, hint, value)
-    check_rules(cfg)
-    return cfg
 
 
 def limits(cfg: DictConfig) -> list[tuple[str, Any, Any]]:
