@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -286,6 +287,29 @@ def test_what_training_draws_follows_from_the_place_in_the_global_batch(name, ti
             on_rank(system, rank, ranks).training_step(SOURCE.train.__getitems__(numbers[rank::ranks]), 5)
             for part, every in zip(objective.last(), whole, strict=True):
                 torch.testing.assert_close(part, every[rank::ranks], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONDITIONERS)
+def test_a_training_step_draws_no_number_twice(name, monkeypatch, float64):
+    """So dropped conditions are independent of masks, captions, mirroring, times and noise."""
+    keys: list[tuple[int | str, ...]] = []
+    drawn: list[Tensor] = []
+    (system, _), draw = training(name, Uniform()), DiffusionSystem.drawn
+
+    def noted(*key: int | str, **more: torch.device) -> torch.Generator:
+        keys.append(key)
+        return generator(*key, **more)
+
+    def kept(*given: Any) -> Tensor:
+        drawn.append(draw(*given))
+        return drawn[-1]
+
+    monkeypatch.setattr("denoiselab.system.generator", noted)
+    monkeypatch.setattr(DiffusionSystem, "drawn", kept)
+    on_rank(system, 0, 1).training_step(SOURCE.train.__getitems__(range(4)), 5)
+    assert len(keys) == len(set(keys)), "no generator is started twice"
+    uniform = torch.cat([part.flatten() for part in drawn[:-1]])  # all but the noise
+    assert len(uniform.unique()) == len(uniform)
 
 
 @pytest.mark.parametrize("name", DROPPED)
