@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from denoiselab.randomness import SampleNoise, generator, seed_for
+from denoiselab.randomness import SampleNoise, generator, seed_for, uniform
 
 
 def test_a_seed_is_the_same_in_every_process():
@@ -46,6 +46,21 @@ def test_samples_draws_purposes_and_seeds_all_differ():
     assert len(torch.unique(whole.flatten(0, 1)[:, 0, 0, 0])) == 24
     assert not torch.equal(draws(range(8), purpose="val"), whole)
     assert not torch.equal(SampleNoise(1, range(8))(torch.empty(8, 3, 8, 8)), whole[:, 0])
+
+
+FAR_APART = [*range(300), 1_000, 65_535, 65_536, 10**6, 2**31, 2**32, 2**40]
+
+
+def test_numbers_however_far_apart_have_numbers_of_their_own():
+    """Of 63-bit seeds, two of these hundreds are the same with a chance of 1e-14."""
+    noise = SampleNoise(0, FAR_APART)(torch.empty(len(FAR_APART), 4, dtype=torch.float64))
+    assert len(noise.unique(dim=0)) == len(FAR_APART)
+    drawn = uniform(4, "mask", FAR_APART)
+    assert len(drawn.unique(dim=0)) == len(FAR_APART)
+    assert torch.equal(uniform(4, "mask", FAR_APART[::-1]), drawn.flip(0))
+    assert torch.equal(uniform(4, "mask", FAR_APART[7:8]), drawn[7:8])
+    assert not torch.equal(uniform(4, "caption", FAR_APART), drawn)
+    assert uniform(4, "mask", []).shape == (0, 4)
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (3, 8, 8)])

@@ -1,5 +1,7 @@
 """Several conditions at once, and guidance with a scale for each."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -64,6 +66,34 @@ def test_parts_are_dropped_independently_of_one_another():
     assert torch.equal(kept[:, 1], kept[:, 2])  # of one part
     shares = [float((kept[:, 0] == a).logical_and(kept[:, 1] == b).double().mean()) for a in (0, 1) for b in (0, 1)]
     assert shares == pytest.approx([0.3 * 0.6, 0.3 * 0.4, 0.7 * 0.6, 0.7 * 0.4], abs=0.04)
+
+
+def kept_by(coins: list[float]) -> list[bool]:
+    """Which of the label and two parts are kept by these coins, where all chances are 1/2."""
+    several = Several(drop=0.5, label=ClassLabel(6, dim=4, drop=0.5), one=Drawn(1, 5, drop=0.5), two=Drawn(2, 5, 0.5))
+    told = several(BATCH | {"label": torch.arange(1), "u": torch.full((1, 3), 0.7)})
+    assert several.coins == len(coins)
+    found, null = several.dropped(told, torch.tensor([coins])), several.null(told)
+    assert found.concat[0, 1].equal(found.concat[0, 2]), "of one part"
+    return [not found.vector.equal(null.vector), *(found.concat[0, :2, 0, 0] != 0).tolist()]
+
+
+def test_the_first_coin_drops_all_parts_and_each_other_coin_drops_one():
+    """Every outcome of the four coins, so that no part shares a coin with another one or with all together."""
+    for heads in itertools.product([False, True], repeat=4):
+        together, *parts = heads
+        assert kept_by([0.2 if head else 0.8 for head in heads]) == [not (together or head) for head in parts]
+
+
+def test_a_part_is_dropped_as_often_whether_or_not_all_would_have_been():
+    """The chance of each combination, at a chance of all together that is as large as that of the first part."""
+    several = Several(drop=0.3, one=Drawn(1, 5, drop=0.3), two=Drawn(2, 5, drop=0.6))
+    batch = {"label": torch.zeros(4000, dtype=torch.int64), "u": torch.rand(4000, 3) + 0.1}
+    kept = several.dropped(several(batch), torch.rand(4000, several.coins)).concat[:, :, 0, 0] != 0
+    shares = [float((kept[:, 0] == a).logical_and(kept[:, 1] == b).double().mean()) for a in (0, 1) for b in (0, 1)]
+    neither = 0.3 + 0.7 * 0.3 * 0.6
+    # Four standard deviations of a share of 4,000 are at most 0.032.
+    assert shares == pytest.approx([neither, 0.7 * 0.3 * 0.4, 0.7 * 0.7 * 0.6, 0.7 * 0.7 * 0.4], abs=0.032)
 
 
 def test_all_parts_are_dropped_together_with_a_chance_of_its_own():
