@@ -1,5 +1,7 @@
 """A slip on the command line is told in one line that names the key, what was given and what is allowed."""
 
+from functools import cache
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -188,6 +190,7 @@ def test_a_sweep_of_several_processes_is_accepted_where_each_has_a_share_of_the_
         check("train", ["trainer=ddp_cpu", "trainer.devices=2,3"], multirun=True)
 
 
+@cache  # each takes a quarter of a second, and two tests read them all
 def composed_with(group, option):
     if group not in ("analytic", "inpainting"):
         return composed("train", [f"{group}={option}"])
