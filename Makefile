@@ -1,14 +1,21 @@
-# make train: set up, and train the default experiment. make test: set up, and run the tests.
+# make train: set up, and train the default experiment. make test: set up, and run the tests; make test-quick: the
+# quick ones.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test test-inception lint benchmarks docs clean
+# Each process of tests has one thread; where a test takes two, they wait for each other asleep, as cores are shared.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+.PHONY: setup train test test-quick test-inception lint benchmarks docs clean
 
 train: setup
 	$(BIN)/python train.py
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # two processes of tests share the cores
+	$(PYTEST)
+
+test-quick: setup  # what takes no more than a second or so, each: a minute in all
+	$(PYTEST) -m "not slow"
 
 test-inception: setup  # figures through Inception-v3, in an environment of 5 GB that is kept for the next time
 	.ci/inception .venv-inception

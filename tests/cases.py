@@ -1,7 +1,8 @@
 """The options that tests run over: a new option of an axis is one line here."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
+from itertools import combinations, groupby, product
 
 import pytest
 import torch
@@ -137,6 +138,35 @@ def over_pairs():
     """The test once for each schedule and parameterization that have a meaning together."""
     pairs = [(s, p) for s in SCHEDULES for p in PARAMETERIZATIONS if (s, p) not in MEANINGLESS]
     return pytest.mark.parametrize(("schedule", "parameterization"), pairs, ids=["-".join(pair) for pair in pairs])
+
+
+def over_each_pair(excluded: Container[tuple[object, object]] = (), **axes: Iterable[object]):
+    """The test over part of a product, in which any options of any two axes meet at least once.
+
+    It takes about as many cases as the first two axes have pairs: put the longest first. `excluded` are pairs of an
+    option of the first axis and one of another that have no meaning together.
+    """
+    cases = pairwise([list(options) for options in axes.values()], excluded)
+    return pytest.mark.parametrize(tuple(axes), cases, ids=["-".join(map(str, case)) for case in cases])
+
+
+def pairwise(axes: list[list[object]], excluded: Container[tuple[object, object]] = ()) -> list[tuple[object, ...]]:
+    """Cases of a product that hold every pair of options that the whole product holds."""
+    whole = [case for case in product(*axes) if not any((case[0], other) in excluded for other in case[1:])]
+    missing = {pair for case in whole for pair in _pairs(case)}
+    chosen = []
+    for _, group in groupby(whole, key=lambda case: case[:2]):
+        chosen.append(max(group, key=lambda case: len(_pairs(case) & missing)))
+        missing -= _pairs(chosen[-1])
+    for case in whole:
+        if _pairs(case) & missing:
+            chosen.append(case)
+            missing -= _pairs(case)
+    return chosen
+
+
+def _pairs(case: tuple[object, ...]) -> set[tuple[object, ...]]:
+    return set(combinations(enumerate(case), 2))
 
 
 def grid(points: int, low: float = 0.001, high: float = 1.0) -> Tensor:

@@ -44,8 +44,8 @@ from denoiselab.randomness import generator
 from denoiselab.samplers import DDPM
 from denoiselab.schedules import cosine
 from denoiselab.spacings import Trailing
-from denoiselab.system import DiffusionSystem
 from denoiselab.time_sampling import Discrete, TimeSampler, Uniform
+from denoiselab.training.system import DiffusionSystem
 
 SOURCE = Composition(train=32, test=8, size=16)
 SHAPE, CLASSES = SOURCE.shape, SOURCE.num_classes
@@ -304,7 +304,7 @@ def test_a_training_step_draws_no_number_twice(name, monkeypatch, float64):
         drawn.append(draw(*given))
         return drawn[-1]
 
-    monkeypatch.setattr("denoiselab.system.generator", noted)
+    monkeypatch.setattr("denoiselab.training.system.generator", noted)
     monkeypatch.setattr(DiffusionSystem, "drawn", kept)
     on_rank(system, 0, 1).training_step(SOURCE.train.__getitems__(range(4)), 5)
     assert len(keys) == len(set(keys)), "no generator is started twice"

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from functools import cache
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin
 
@@ -216,6 +217,7 @@ def test_a_sweep_of_several_processes_is_accepted_where_each_has_a_share_of_the_
         planned(["trainer=ddp_cpu", "trainer.devices=2,3"], multirun=True)
 
 
+@cache  # each takes a quarter of a second, and two tests read them all
 def composed_with(group, option):
     return composed("sample" if group in ("analytic", "inpainting") else "train", [f"{group}={option}"])
 

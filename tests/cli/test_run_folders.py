@@ -15,9 +15,12 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from denoiselab.cli import averages, exports, identity, kept, resume, state
+from denoiselab.cli import resume
 from denoiselab.ema import Snapshot
 from denoiselab.errors import ConfigError, RunError
+from denoiselab.runs import averages, experiment, identity, state
+from denoiselab.runs import evaluations as kept
+from denoiselab.runs import export as exports
 
 # State
 
@@ -112,16 +115,16 @@ def test_a_run_goes_on_where_resume_is_true(words, wanted):
 
 
 def test_words_that_name_no_run_stay_as_they_are():
-    assert resume.words(["seed=1", "run=null"], multirun=False) == ["seed=1", "run=null"]
+    assert resume.resumed_overrides(["seed=1", "run=null"], multirun=False) == ["seed=1", "run=null"]
     with pytest.raises(ConfigError, match="name its folder"):
-        resume.words(["resume=true"], multirun=False)
+        resume.resumed_overrides(["resume=true"], multirun=False)
     there = ["resume=true", "hydra.run.dir=there"]
-    assert resume.words(there, multirun=False) == there
+    assert resume.resumed_overrides(there, multirun=False) == there
     there = ["resume=true", "hydra.sweep.dir=there"]
-    assert resume.words(there, multirun=True) == there
+    assert resume.resumed_overrides(there, multirun=True) == there
     for word in ("hydra.run.dir=there", "hydra.sweep.dir=there"):
         with pytest.raises(ConfigError, match=f"run=x and {word} are two folders"):
-            resume.words(["run=x", "resume=true", word], multirun=False)
+            resume.resumed_overrides(["run=x", "resume=true", word], multirun=False)
 
 
 def sweep(folder: Path, *task: str, hydra: tuple[str, ...] = (), params: dict[str, str] | None = None) -> Path:
@@ -136,9 +139,9 @@ def test_a_sweeps_words_come_back_with_its_launcher_and_sweeper(tmp_path):
     own = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra/sweeper=optuna", "hydra.sweep.dir=old")
     folder = sweep(tmp_path / "sweep", "schedule=linear,cosine", "seed=1", "resume=true", hydra=own)
     given = [f"run={folder}", "resume=true", "trainer.max_steps=9"]
-    words = resume.words(given, multirun=True)
+    words = resume.resumed_overrides(given, multirun=True)
     assert words == ["schedule=linear,cosine", "seed=1", *own[:3], *given[1:], f"hydra.sweep.dir='{folder}'"]
-    other = resume.words([*given, "hydra/launcher=submitit"], multirun=True)
+    other = resume.resumed_overrides([*given, "hydra/launcher=submitit"], multirun=True)
     assert [word for word in other if "launcher" in word] == ["hydra/launcher=submitit"]
     assert "hydra/sweeper=optuna" in other
 
@@ -149,23 +152,25 @@ def test_a_sweeps_words_come_back_with_its_launcher_and_sweeper(tmp_path):
 )
 def test_a_sweep_goes_on_with_other_values_of_what_it_has_several_of_or_of_how_it_runs(word, tmp_path):
     folder = sweep(tmp_path / "sweep", "schedule=linear,cosine", "seed=1")
-    assert word in resume.words([f"run={folder}", "resume=true", word], multirun=True)
+    assert word in resume.resumed_overrides([f"run={folder}", "resume=true", word], multirun=True)
 
 
 @pytest.mark.parametrize("word", ["seed=2", "optimizer.lr=0.1", "trainer.precision=bf16-mixed", "trainers=gpu"])
 def test_a_sweep_does_not_go_on_with_what_makes_its_jobs_other_experiments(word, tmp_path):
     folder = sweep(tmp_path / "sweep", "schedule=linear,cosine", "seed=1")
     with pytest.raises(ConfigError, match=rf"{word} would make other experiments of the jobs of run="):
-        resume.words([f"run={folder}", "resume=true", word], multirun=True)
-    assert "seed=1" in resume.words([f"run={folder}", "resume=true", "seed=1"], multirun=True), "but with its own"
+        resume.resumed_overrides([f"run={folder}", "resume=true", word], multirun=True)
+    assert "seed=1" in resume.resumed_overrides([f"run={folder}", "resume=true", "seed=1"], multirun=True), (
+        "but with its own"
+    )
 
 
 def test_a_sweep_and_a_run_are_told_apart(tmp_path):
     folder = sweep(tmp_path / "sweep", "seed=1,2")
     with pytest.raises(RunError, match="is a sweep's folder; add -m"):
-        resume.words([f"run={folder}", "resume=true"], multirun=False)
+        resume.resumed_overrides([f"run={folder}", "resume=true"], multirun=False)
     with pytest.raises(RunError, match=r"it has no multirun\.yaml; leave out -m"):
-        resume.words([f"run={tmp_path}", "resume=true"], multirun=True)
+        resume.resumed_overrides([f"run={tmp_path}", "resume=true"], multirun=True)
 
 
 def test_what_a_sweep_has_several_of_is_in_its_words_or_in_its_search(tmp_path):
@@ -217,11 +222,11 @@ def test_the_identity_of_a_run_is_of_what_makes_it_this_experiment():
 
 
 def test_a_run_that_goes_on_may_run_and_be_looked_at_otherwise_and_says_so():
-    assert resume.changes(CONFIG, changed(*NAMES)) == []
-    assert resume.changes(CONFIG, changed("sampler.steps", "run")) == ["sampler.steps: 50 -> another"]
+    assert experiment.changes(CONFIG, changed(*NAMES)) == []
+    assert experiment.changes(CONFIG, changed("sampler.steps", "run")) == ["sampler.steps: 50 -> another"]
     more = {**CONFIG, "likelihood": {"n": 3}}
-    assert resume.changes(CONFIG, more) == ["likelihood.n: nothing -> 3"]
-    assert resume.changes(more, CONFIG) == ["likelihood.n: 3 -> nothing"]
+    assert experiment.changes(CONFIG, more) == ["likelihood.n: nothing -> 3"]
+    assert experiment.changes(more, CONFIG) == ["likelihood.n: 3 -> nothing"]
     for key in (*HOW_IT_RUNS, *NAMES):
         assert resume.free(key)
     for key in EXPERIMENT:
@@ -231,14 +236,14 @@ def test_a_run_that_goes_on_may_run_and_be_looked_at_otherwise_and_says_so():
 @pytest.mark.parametrize("key", EXPERIMENT)
 def test_what_makes_another_experiment_is_refused_by_its_key(key):
     with pytest.raises(ConfigError, match=rf"this would be another one \({key}: .* -> another\); leave that"):
-        resume.changes(CONFIG, changed(key, "sampler.steps"))
+        experiment.changes(CONFIG, changed(key, "sampler.steps"))
 
 
 def test_the_first_three_of_several_changes_are_named():
     with pytest.raises(ConfigError, match=r"\(seed: 0 -> another; caches: [^;]*; data\.name: [^;]*\); leave"):
-        resume.changes(CONFIG, changed(*EXPERIMENT[:3]))
+        experiment.changes(CONFIG, changed(*EXPERIMENT[:3]))
     with pytest.raises(ConfigError, match=r"\(seed: 0 -> another; caches: [^;]*; data\.name: [^;]*; \.\.\.\); leave"):
-        resume.changes(CONFIG, changed(*EXPERIMENT[:4]))
+        experiment.changes(CONFIG, changed(*EXPERIMENT[:4]))
 
 
 def begun(folder: Path) -> Path:
@@ -282,11 +287,11 @@ def test_a_checkpoint_tells_whether_its_step_was_validated():
 
 
 def test_a_log_that_was_put_aside_comes_back(tmp_path):
-    resume.cut(tmp_path / "metrics.csv", 3)
+    experiment.cut(tmp_path / "metrics.csv", 3)
     assert not list(tmp_path.iterdir())
     (tmp_path / resume.ASIDE).write_text("step,train/loss\n1,0.5\n2,0.25\n")
     (tmp_path / "metrics.csv").write_text("step,train/loss\n")
-    resume.cut(tmp_path / "metrics.csv", 1)
+    experiment.cut(tmp_path / "metrics.csv", 1)
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,train/loss", "1,0.5"]
     assert not (tmp_path / resume.ASIDE).exists()
 

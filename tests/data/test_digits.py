@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from denoiselab.assembly.configuration import Loader
+from denoiselab.cli.checks import check_job
 from denoiselab.data import Digits, digits
 from denoiselab.errors import ConfigError
 

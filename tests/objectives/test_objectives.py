@@ -5,7 +5,18 @@ import torch
 from torch import nn
 from torch.nn.functional import huber_loss
 
-from cases import PARAMETERIZATIONS, SCHEDULES, TO_ZERO, VP, WEIGHTINGS, grid, over, over_pairs
+from cases import (
+    MEANINGLESS,
+    PARAMETERIZATIONS,
+    SCHEDULES,
+    TO_ZERO,
+    VP,
+    WEIGHTINGS,
+    grid,
+    over,
+    over_each_pair,
+    over_pairs,
+)
 from denoiselab import likelihood
 from denoiselab.backbones import Encoder
 from denoiselab.conditioning import Cond
@@ -50,8 +61,7 @@ def batch(n=64):
     return torch.randn(2, n, 3, 2, dtype=torch.float64)
 
 
-@over_pairs()
-@over("weighting", WEIGHTINGS)
+@over_each_pair(MEANINGLESS, schedule=SCHEDULES, weighting=WEIGHTINGS, parameterization=PARAMETERIZATIONS)
 def test_the_loss_is_the_weighted_eps_mse(schedule, parameterization, weighting):
     schedule, t = SCHEDULES[schedule], grid(64, low=0.05, high=0.88)
     weighting = WEIGHTINGS[weighting]

@@ -108,7 +108,8 @@ def _parameters(target: str) -> dict[str, Any]:
             own = {target.id: _hint(hint, source) for target, hint in fields if isinstance(target, ast.Name)}
             own = own if init is None else _arguments(init, source)
             bases = made.bases if init is None or init.args.kwarg else []
-            return {k: hint for base in reversed(bases) for k, hint in _parameters(_full(base, source)).items()} | own
+            named = [base.value if isinstance(base, ast.Subscript) else base for base in bases]  # Sampler[State]
+            return {k: hint for base in named[::-1] for k, hint in _parameters(_full(base, source)).items()} | own
     return {}
 
 
