@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from denoiselab.cli import resume
 from denoiselab.ema import Snapshot
 from denoiselab.errors import ConfigError, RunError
-from denoiselab.runs import averages, experiment, identity, state
+from denoiselab.overrides import pair
+from denoiselab.runs import checkpoint, experiment, identity, state
 from denoiselab.runs import evaluations as kept
 from denoiselab.runs import export as exports
 
@@ -93,7 +94,7 @@ def test_a_lock_without_a_process_is_of_a_run_that_is_dead(tmp_path):
     ],
 )
 def test_an_override_has_a_key_and_a_value(word, key, value):
-    assert resume.pair(word) == (key, value)
+    assert pair(word) == (key, value)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_an_override_has_a_key_and_a_value(word, key, value):
     ],
 )
 def test_a_run_goes_on_where_resume_is_true(words, wanted):
-    assert resume.asked(words) is wanted
+    assert resume.requested(words) is wanted
 
 
 def test_words_that_name_no_run_stay_as_they_are():
@@ -131,7 +132,7 @@ def sweep(folder: Path, *task: str, hydra: tuple[str, ...] = (), params: dict[st
     """A sweep's folder with these words."""
     folder.mkdir(exist_ok=True)
     said = {"overrides": {"task": list(task), "hydra": list(hydra)}, "sweeper": {"params": params}}
-    OmegaConf.save(OmegaConf.create({"hydra": said}), folder / resume.SWEEP)
+    OmegaConf.save(OmegaConf.create({"hydra": said}), folder / experiment.SWEEP)
     return folder
 
 
@@ -210,15 +211,15 @@ def changed(*keys: str) -> dict[str, Any]:
 
 
 def test_the_identity_of_a_run_is_of_what_makes_it_this_experiment():
-    own = resume.identity(CONFIG)
+    own = experiment.identity(CONFIG)
     assert len(own) == 12
-    assert all(resume.identity(changed(key)) == own for key in (*HOW_IT_RUNS, *NAMES))
-    others = [resume.identity(changed(key)) for key in (*EXPERIMENT, "trainer.max_steps")]
+    assert all(experiment.identity(changed(key)) == own for key in (*HOW_IT_RUNS, *NAMES))
+    others = [experiment.identity(changed(key)) for key in (*EXPERIMENT, "trainer.max_steps")]
     assert len({own, *others}) == 1 + len(others)
-    assert resume.identity(dict(reversed(CONFIG.items()))) == own, "whatever the order"
+    assert experiment.identity(dict(reversed(CONFIG.items()))) == own, "whatever the order"
     without = changed()
     del without["trainer"]["max_steps"]
-    assert resume.identity(without) not in (own, *others)
+    assert experiment.identity(without) not in (own, *others)
 
 
 def test_a_run_that_goes_on_may_run_and_be_looked_at_otherwise_and_says_so():
@@ -228,9 +229,9 @@ def test_a_run_that_goes_on_may_run_and_be_looked_at_otherwise_and_says_so():
     assert experiment.changes(CONFIG, more) == ["likelihood.n: nothing -> 3"]
     assert experiment.changes(more, CONFIG) == ["likelihood.n: 3 -> nothing"]
     for key in (*HOW_IT_RUNS, *NAMES):
-        assert resume.free(key)
+        assert experiment.free(key)
     for key in EXPERIMENT:
-        assert not resume.free(key)
+        assert not experiment.free(key)
 
 
 @pytest.mark.parametrize("key", EXPERIMENT)
@@ -258,13 +259,13 @@ def begun(folder: Path) -> Path:
 def test_the_words_given_are_compared_with_the_run_that_they_name(tmp_path):
     folder = begun(tmp_path / "run")
     for name in (f"run={folder}", f"hydra.run.dir={folder}"):
-        resume.compare([name, "resume=true"], lambda: OmegaConf.create(changed("sampler.steps")))
+        resume.compare([name, "resume=true"], OmegaConf.create(changed("sampler.steps")))
         with pytest.raises(ConfigError, match="another one"):
-            resume.compare([name, "resume=true"], lambda: OmegaConf.create(changed("seed")))
-        with pytest.raises(ConfigError, match="has a run in it already; add resume=true"):
-            resume.compare([name], lambda: OmegaConf.create(changed()))
+            resume.compare([name, "resume=true"], OmegaConf.create(changed("seed")))
+        with pytest.raises(ConfigError, match="already holds a run; add resume=true"):
+            resume.compare([name], OmegaConf.create(changed()))
         with state.running(folder, "x"), pytest.raises(RunError, match="going on"):
-            resume.compare([name, "resume=true"], lambda: OmegaConf.create(changed()))
+            resume.compare([name, "resume=true"], OmegaConf.create(changed()))
 
 
 def test_a_folder_without_a_checkpoint_may_be_begun_in(tmp_path):
@@ -282,18 +283,18 @@ def test_a_checkpoint_tells_whether_its_step_was_validated():
         total = {"total": {"completed": completed, "processed": processed}}
         return {"loops": {"fit_loop": {"epoch_loop.batch_progress": total}}}
 
-    assert resume.validated(saved(4, 4))
-    assert not resume.validated(saved(3, 4))
+    assert experiment.validated(saved(4, 4))
+    assert not experiment.validated(saved(3, 4))
 
 
 def test_a_log_that_was_put_aside_comes_back(tmp_path):
     experiment.cut(tmp_path / "metrics.csv", 3)
     assert not list(tmp_path.iterdir())
-    (tmp_path / resume.ASIDE).write_text("step,train/loss\n1,0.5\n2,0.25\n")
+    (tmp_path / experiment.ASIDE).write_text("step,train/loss\n1,0.5\n2,0.25\n")
     (tmp_path / "metrics.csv").write_text("step,train/loss\n")
     experiment.cut(tmp_path / "metrics.csv", 1)
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,train/loss", "1,0.5"]
-    assert not (tmp_path / resume.ASIDE).exists()
+    assert not (tmp_path / experiment.ASIDE).exists()
 
 
 # Evaluations
@@ -512,10 +513,10 @@ def test_snapshots_are_those_up_to_the_checkpoints_step_in_the_order_of_their_st
             [tuple(Snapshot(step, width, {"w": torch.full((1,), float(step))})) for width in (0.05, 0.1)],
             tmp_path / f"{step}.pt",
         )
-    found = averages._stored(tmp_path, 10)
+    found = checkpoint._snapshots(tmp_path, 10)
     assert [(snapshot.step, snapshot.sigma_rel) for snapshot in found] == [(5, 0.05), (5, 0.1), (10, 0.05), (10, 0.1)]
-    assert [snapshot.step for snapshot in averages._stored(tmp_path, 1000)] == [5, 5, 10, 10, 100, 100]
-    assert averages._stored(tmp_path / "none", 10) == []
+    assert [snapshot.step for snapshot in checkpoint._snapshots(tmp_path, 1000)] == [5, 5, 10, 10, 100, 100]
+    assert checkpoint._snapshots(tmp_path / "none", 10) == []
 
 
 # Exports

@@ -78,7 +78,8 @@ def identity(
 def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What decides metrics: not where it runs, nor the names of weights and files, whose contents are hashed."""
     for key, value in leaves(config):
-        named = axes.within(key, axes.WEIGHTS) or key.endswith((".cache", ".weights"))
+        files = key.startswith(("metrics.", "extractor.")) and key.endswith((".cache", ".weights"))
+        named = files or axes.within(key, axes.WEIGHTS)
         if not named and role(key) is not Role.RUNNING:
             yield key, value
 
