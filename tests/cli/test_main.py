@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_told_in_one_line(sweep, monkeypatch, capsys, tm
         ("train", ["schedule=cosin"], "did you mean cosine?"),
         ("train", ["sampler.steps=["], "sampler.steps"),
         ("train", ["backbone.multipliers=[1,2,3,4,5]"], "halves the image 4 times"),
-        ("train", ["backbone=dit", "backbone.patch=3"], "take a divisor"),
+        ("train", ["backbone=dit", "backbone.patch=3"], "must be a divisor"),
         ("train", ["data=image_folder", "data.root=/no/such/folder"], "/no/such/folder"),
         ("sample", [], "run must be given"),
         ("sample", ["run=no/such/folder"], "no/such/folder is no folder"),

@@ -213,7 +213,7 @@ def refuses(sampler: str, schedule: str) -> bool:
 def test_every_schedule_with_every_parameterization_loss_and_sampler_takes_a_step_or_is_refused_with_a_reason():
     """The rules in rules/, which answer without torch, refuse exactly what the parts themselves refuse."""
     base, refused = composed("train", small("guidance=none")), []
-    recipes = {sampler: recipe_of(base, sampler=sampler) for sampler in of("sampler")}
+    recipes = {sampler: short_recipe(base, sampler=sampler) for sampler in of("sampler")}
     # Stratified times of 8 are not all beyond t = 0.28, where sqrt_linear has ended and random_walk weighs nothing.
     batch = instantiate(base.data).train.__getitems__(range(8))
     times = torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64)
@@ -260,7 +260,7 @@ def test_every_sampler_with_every_spacing_schedule_guidance_and_threshold_makes_
     for sampler, spacing, guidance, threshold in chosen:
         if sampler == "ode" and spacing != "trailing":
             continue  # it takes its own steps whatever the spacing
-        recipe = recipe_of(base, sampler=sampler, spacing=spacing, guidance=guidance, threshold=threshold)
+        recipe = short_recipe(base, sampler=sampler, spacing=spacing, guidance=guidance, threshold=threshold)
         for schedule, parts in models.items():
             if refuses(sampler, schedule):
                 continue
@@ -292,7 +292,7 @@ def drawn(parts: Parts, recipe: Recipe) -> Tensor:
 
 def test_guidance_by_other_models_acts_with_every_sampler_and_parameterization():
     base = composed("train", small("guidance=none", "threshold=dynamic"))  # clip would make them alike where all is cut
-    recipes = {sampler: recipe_of(base, sampler=sampler) for sampler in of("sampler")}
+    recipes = {sampler: short_recipe(base, sampler=sampler) for sampler in of("sampler")}
     others = guides_of(base)
     for schedule, parameterization in itertools.product(("cosine", "ve", "flow"), of("parameterization")):
         parts = assembled_parts(base, schedule=schedule, parameterization=parameterization)

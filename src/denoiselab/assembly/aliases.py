@@ -4,11 +4,11 @@ from typing import Any
 
 # Where a part was defined before, and where it is now; the longest prefix counts.
 TARGETS = {
-    "denoiselab.training.callbacks": "denoiselab.training.callbacks",
-    "denoiselab.training.trainer": "denoiselab.training.trainer",
-    "denoiselab.runs.guides": "denoiselab.runs.guides",
+    "denoiselab.callbacks": "denoiselab.training.callbacks",
+    "denoiselab.trainer": "denoiselab.training.trainer",
+    "denoiselab.cli.guides": "denoiselab.runs.guides",
     "denoiselab.cli.few_steps": "denoiselab.training.callbacks.few_steps",
-    "denoiselab.report.grid": "denoiselab.report.grid",
+    "denoiselab.cli.sweep_table": "denoiselab.report.grid",
 }
 
 
