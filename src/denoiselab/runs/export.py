@@ -30,7 +30,7 @@ def is_export(run: str | Path) -> bool:
 
 
 def write(path: Path, weights: "Weights", facts: dict[str, Any]) -> None:
-    """Write the file atomically; `facts` are those returned by `about`. Raises RunError if it cannot be written."""
+    """Write the file atomically; `facts`: as returned by `about`, without sha256. Raises RunError if writing fails."""
     from safetensors.torch import save
 
     weights = {name: values.detach().cpu().contiguous() for name, values in weights.items()}
