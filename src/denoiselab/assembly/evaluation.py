@@ -50,7 +50,7 @@ def check_metrics(cfg: DictConfig, source: Source) -> None:
 
 
 def check_with(trained: DictConfig, cfg: DictConfig) -> None:
-    """Raises IncompatibleError if the sampling or metrics options of `cfg` are incompatible with the trained run."""
+    """Raise IncompatibleError if the sampling or metrics options of `cfg` are incompatible with the trained run."""
     both = trained.copy()
     for axis in axes.of(Role.SAMPLING, Role.JUDGING):
         if axis in cfg:

@@ -43,7 +43,7 @@ def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
 
 
 def _check_routes(cfg: DictConfig, routes: Routes) -> None:
-    """Raises IncompatibleError if the network lacks a route that the condition needs."""
+    """Raise IncompatibleError if the network lacks a route that the condition needs."""
     network = str(cfg.backbone["_target_"]).rpartition(".")[2]
     if (routes.concat or routes.tokens) and network in ("MLP", "ReLUMLP", "Encoder"):
         raise IncompatibleError(
@@ -63,8 +63,7 @@ def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
 
 
 def autoencoding(cfg: DictConfig, source: Source) -> Autoencoding:
-    """Build an autoencoder's loss. Raises ConfigError for a perceptual loss on images without classes, from which no
-    features can be learned."""
+    """Build an autoencoder's loss. Raises ConfigError for a perceptual loss, which needs classes, without any."""
     classifier = trained_classifier(source, cfg.cache) if cfg.loss.perceptual else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(cfg.seed, "objective"))
@@ -75,7 +74,7 @@ def autoencoding(cfg: DictConfig, source: Source) -> Autoencoding:
 
 
 def check_labels(cfg: DictConfig, source: Source) -> None:
-    """Raises ConfigError for class conditioning on data without classes."""
+    """Raise ConfigError for class conditioning on data without classes."""
     if {"num_classes", "class_names"} & set(cfg.conditioning) and source.num_classes < 1:
         points = "use conditioning=none guidance=none, or data=moons, mixture or pinwheel, which have classes"
         images = "give each class a folder of its own, or use conditioning=none guidance=none metrics=none"
@@ -86,7 +85,7 @@ def check_labels(cfg: DictConfig, source: Source) -> None:
 
 
 def check_data(conditioner: Conditioner, source: Source) -> None:
-    """Raises IncompatibleError if the data lack an input of the condition, or flip images but not that input;
+    """Raise IncompatibleError if the data lack an input of the condition, or flip images but not that input;
     ConfigError if they have more classes than the conditioner."""
     for part, _ in conditioner.each({}):
         if (known := getattr(part, "num_classes", source.num_classes)) < source.num_classes:

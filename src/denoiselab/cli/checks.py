@@ -61,7 +61,7 @@ def check_job(loader: Loader, words: list[str]) -> DictConfig:
 
 
 def check_values(cfg: DictConfig, base: DictConfig) -> None:
-    """Raises InvalidValue for a value outside its limit; null is allowed if it is the default in `base`."""
+    """Raise InvalidValue for a value outside its limit; null is allowed if it is the default in `base`."""
     for key, value, hint in limits(cfg):
         if value is not None or OmegaConf.select(base, key) is not None:
             check(key, hint, value)

@@ -15,8 +15,7 @@ Wish = Callable[[Sequence[int]], Batch]
 
 
 class Prompts:
-    """Prompts of a sample request: sample i gets prompt i mod their number. Raises ConfigError for empty texts or too
-    many."""
+    """Prompts of a sample request, given to samples in turn. Raises ConfigError for empty texts or too many."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.prompts, self.negatives = _texts("prompt", cfg.prompt), _texts("negative", cfg.negative)
@@ -29,7 +28,7 @@ class Prompts:
             raise ConfigError(f"{told}; give one negative, or one for each prompt")
 
     def check(self, pipeline: Pipeline, run: str | None) -> None:
-        """Raises RunError for a model without text conditioning, ConfigError for a text that it cannot encode.
+        """Raise RunError for a model without text conditioning, ConfigError for a text that it cannot encode.
 
         A model conditioned on class and text needs both, so that they agree; others take one.
         """
@@ -74,7 +73,7 @@ class Prompts:
 
 
 class _Telling:
-    """Sample requests in which sample i gets text i mod their number."""
+    """Sample requests whose texts are given to samples in turn: sample i gets text i mod their number."""
 
     def __init__(self, wishes: Wishes, texts: Sequence[str]) -> None:
         self.wishes, self.texts = wishes, texts

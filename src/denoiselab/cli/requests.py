@@ -27,7 +27,7 @@ def with_metrics(overrides: list[str]) -> list[str]:
 
 
 def check_trained(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for an option of the model or its training with run=<folder>, whose weights fix it."""
+    """Raise ConfigError for an option of the model or its training with run=<folder>, whose weights fix it."""
     run = named(overrides)
     for override in overrides:
         key = key_of(override)
@@ -45,7 +45,7 @@ def check_trained(overrides: Sequence[str]) -> None:
 
 
 def check_checkpoints(overrides: Iterable[str], names: Iterable[str]) -> None:
-    """Raises RunError if the run lacks one of these checkpoints."""
+    """Raise RunError if the run lacks one of these checkpoints."""
     run = named(overrides)
     if run is None or export.is_export(run):
         return

@@ -1,4 +1,4 @@
-"""python sample.py run=<folder>: sample a trained run, to a grid and single images, or to a plot and array of points."""
+"""python sample.py run=<folder>: sample a trained run, to a grid and single images or a plot and array of points."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ def searches(hydra: DictConfig | HydraConf) -> bool:
 
 
 def check(before: Path, hydra: DictConfig, overrides: Sequence[str]) -> None:
-    """Raises ConfigError if the study's saved multirun.yaml has other overrides."""
+    """Raise ConfigError if the study's saved multirun.yaml has other overrides."""
     saved = OmegaConf.load(before).hydra
     if other := sorted(_words(saved, saved.overrides.task) ^ _words(hydra, overrides)):
         raise ConfigError(

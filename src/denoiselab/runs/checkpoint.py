@@ -40,7 +40,7 @@ def others(path: Path) -> str:
 
 
 def check_trained(folder: Path) -> None:
-    """Raises RunError for an evaluation's folder, with the name of the evaluated run."""
+    """Raise RunError for an evaluation's folder, with the name of the evaluated run."""
     metrics = folder / "metrics.json"
     run = read_json(metrics).get("run") if metrics.is_file() and not (folder / "checkpoints").is_dir() else None
     if run is not None:
@@ -82,7 +82,6 @@ def averaged(state: dict[str, Any], folder: Path, average: Mapping[str, float | 
 
 
 def _snapshots(folder: Path, step: int) -> list[Snapshot]:
-    """Return a run's snapshots up to a step."""
     found: list[Snapshot] = []
     for path in sorted(folder.glob("*.pt"), key=lambda path: int(path.stem)):
         found += [Snapshot(*values) for values in torch.load(path, map_location="cpu", weights_only=True)]

@@ -24,8 +24,7 @@ _MADE = ("grid.png", "points.png", "likelihood.csv", "likelihood.png")
 
 
 class Kept:
-    """An evaluation's folder. `finished`: the folder of an earlier finished evaluation of this identity, or None;
-    `gone_on`: that of the interrupted one being resumed, or None."""
+    """An evaluation's folder. `finished`: the folder of an earlier finished one; `gone_on`: of the one resumed."""
 
     def __init__(self, folder: Path, finished: Path | None = None, gone_on: Path | None = None) -> None:
         self.folder, self.finished, self.gone_on = folder, finished, gone_on

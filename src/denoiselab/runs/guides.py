@@ -69,7 +69,7 @@ def weak_model(run: str | None, checkpoint: str = "last") -> WeakGuide:
 
 
 def check_codec(recipe: Recipe, pipeline: Pipeline) -> None:
-    """Raises RunError for a guide trained on other latents, which differ even if their shape is the same."""
+    """Raise RunError for a guide trained on other latents, which differ even if their shape is the same."""
     for guide in vars(recipe.guidance).values():
         if isinstance(guide, _Guide) and not _same(guide.pipeline.codec, pipeline.codec):
             raise RunError(

@@ -28,7 +28,7 @@ def write(folder: Path, **facts: Any) -> None:
 
 
 def check_idle(folder: Path) -> None:
-    """Raises RunError if the run is in progress."""
+    """Raise RunError if the run is in progress."""
     if (folder / ".lock").exists():
         with (folder / ".lock").open("a+") as lock:
             _take(lock, folder)

@@ -21,7 +21,7 @@ _HOMES = tuple(f"denoiselab.{part}" for part in _PARTS)
 
 
 def check(path: Path, config: dict[str, Any], unresolved: dict[str, Any]) -> None:
-    """Raises RunError if a file's configuration calls anything but parts to build its model and sample from it."""
+    """Raise RunError if a file's configuration calls anything but parts to build its model and sample from it."""
     if "${" in json.dumps(config):
         raise RunError(f"{path} is damaged: its configuration is not resolved; do not trust this file")
     for target in {*_targets(config), *_targets(unresolved)}:

@@ -24,7 +24,7 @@ class WholeFiles(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises OSError if writing fails; an existing file stays as it was."""
+        """Raise OSError if writing fails; an existing file stays as it was."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # A file object: given a path, torch's writer does not report the cause of a failure.

@@ -114,7 +114,7 @@ def make_system(cfg: DictConfig, parts: Parts) -> System:
 
 
 def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Raises ConfigError for what Lightning rejects, such as a missing device or an unknown precision."""
+    """Raise ConfigError for what Lightning rejects, such as a missing device or an unknown precision."""
     try:
         return instantiate(
             cfg.trainer,

@@ -220,7 +220,6 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _error(first: int, code: int, failures: Path, asked: list[int]) -> BaseException:
-    """Return the error of the first process that failed."""
     _, kind, message = _told(failures, first)
     if kind == _STOPPED and (said := _told(failures, 0))[1] == _STOPPED:
         message = said[2]  # process 0 writes the checkpoint

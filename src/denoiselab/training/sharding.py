@@ -10,11 +10,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 
 def shard(module: nn.Module, blocks: Sequence[nn.Module], step: str, mesh: DeviceMesh) -> None:
-    """Shard a module in place over the devices of the mesh.
-
-    In the module's method `step`, which returns the loss, one block at a time is gathered; parameters outside the
-    `blocks` stay gathered throughout.
-    """
+    """Shard a module in place over the mesh. Its method `step`, which returns the loss, gathers one of the `blocks` at
+    a time and keeps parameters outside them gathered throughout."""
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)

@@ -13,10 +13,7 @@ from denoiselab.runs import checkpoint, experiment, state
 
 
 class Start(NamedTuple):
-    """Where a run starts.
-
-    choices: the chosen option of each axis. group: the W&B group. job: whether the run is a job of a sweep.
-    """
+    """A run's folder, chosen option of each axis, and W&B group; `job`: whether it is a job of a sweep."""
 
     folder: Path
     choices: Mapping[str, str]

@@ -45,7 +45,7 @@ def train(cfg: DictConfig, start: Start) -> float | None:
 
 
 def _check_device(accelerator: str | None) -> None:
-    """Raises ConfigError if the machine lacks the requested GPU."""
+    """Raise ConfigError if the machine lacks the requested GPU."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator or "auto", True):
         kind = "Apple GPU" if accelerator == "mps" else "GPU"
@@ -67,7 +67,7 @@ def _finished(cfg: DictConfig, folder: Path) -> float | None:
         saved = checkpoint.read(checkpoint.checkpoint_of(folder, "last"))["denoiselab"]["config"]
         experiment.changes(saved, plain(cfg))
         if saved["trainer"]["max_steps"] != cfg.trainer.max_steps:
-            return None  # max_steps was raised
+            return None  # max_steps has changed
     console.print(f"job {folder.name} is finished already", highlight=False)
     return _headline(folder)
 

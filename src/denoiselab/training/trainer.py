@@ -78,7 +78,7 @@ class Speed(pl.Callback):
         self.compile, self.channels_last, self.gradient_checkpointing = compile, channels_last, gradient_checkpointing
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Raises ConfigError if compile is set and there is no C++ compiler."""
+        """Raise ConfigError if compile is set and there is no C++ compiler."""
         if stage != "fit":
             return
         assert isinstance(pl_module, System)

@@ -22,7 +22,7 @@ def advice(cfg: DictConfig) -> list[str]:
 
 
 def check_rules(cfg: DictConfig, rules: tuple[Rule, ...] = RULES) -> None:
-    """Raises IncompatibleError for the first broken rule."""
+    """Raise IncompatibleError for the first broken rule."""
     for rule in rules:
         if rule.broken(cfg):
             raise IncompatibleError(rule.told(cfg))

@@ -64,7 +64,7 @@ class Evaluate(Periodic):
         return self._evaluation(system.pipeline, system.recipe, n, self.seed, self.batch_size)
 
     def _judge(self, trainer: pl.Trainer, system: System, figures: dict[str, Any]) -> None:
-        """Pass the metrics to the loggers and to system.judged."""
+        """Pass metrics to the loggers and to system.judged."""
         told = {*system.recipe.words, *SETTINGS}
         names = [
             name for name in figures if isinstance(figures[name], float) and name.removeprefix("floor.") not in told

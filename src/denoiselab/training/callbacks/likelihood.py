@@ -9,8 +9,7 @@ from denoiselab.training.system import Figure, System
 
 
 class BitsPerDim(Periodic):
-    """Callback that logs val/bits_per_dim with its terms and errors; the latest go to likelihood.csv and .png, and to
-    system.figures."""
+    """Callback that logs val/bits_per_dim with terms and errors, to likelihood.csv and .png and system.figures too."""
 
     def __init__(self, evaluation: LikelihoodEvaluation, every: int | None = None) -> None:
         super().__init__(every)

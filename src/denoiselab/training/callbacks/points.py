@@ -78,14 +78,12 @@ class PointScatter(Periodic):
 
 
 class PointProcess(Periodic):
-    r"""Callback that plots the process at `moments` times, evenly spaced in $\arctan(\sigma/\alpha)$, as in
-    Sohl-Dickstein 2015, figure 1.
+    r"""Callback that plots the process at `moments` times, even in $\arctan(\sigma/\alpha)$.
 
-    Writes to samples/ and the loggers, for step N:
+    As in Sohl-Dickstein 2015, figure 1. Writes to samples/ and the loggers, for step N:
     forward_<N>.png ("forward"), data diffusing to noise;
     reverse_<N>.png and .gif ("denoising", "animation"), samples denoised, with the paths of the first `paths`;
-    score_<N>.png ("score"), $\sigma$ times the learned score as arrows over noisy data, without a class for
-    class-conditional models.
+    score_<N>.png ("score"), $\sigma$ times the learned unconditional score, as arrows over noisy data.
     """
 
     @checked
@@ -163,8 +161,7 @@ class PointProcess(Periodic):
 
     @torch.inference_mode()
     def score(self, pipeline: Pipeline, source: Points) -> list[Panel]:
-        r"""Return panels of $\sigma \nabla \log p_t(x) = -\hat\epsilon$ on a grid in the plane, each place with its own
-        noise off the plane."""
+        r"""Plot $\sigma \nabla \log p_t(x) = -\hat\epsilon$ on a grid, each place with its own off-plane noise."""
         denoiser, weight, (places, spacing) = pipeline.denoiser, next(pipeline.parameters()), field()
         noise = SampleNoise(self.seed, range(len(places)), "score")(places.new_empty(len(places), *source.shape))
         off_plane = noise - source.embedded(source.in_plane(noise))
