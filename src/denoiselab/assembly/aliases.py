@@ -1,8 +1,8 @@
-"""Names that have changed: configurations of earlier versions go on working through this one table."""
+"""Renamed targets, so that configurations of earlier versions keep working."""
 
 from typing import Any
 
-# Where a part was defined before, and where it is now; the longest prefix counts.
+# Old to new location of each part; the first matching prefix counts.
 TARGETS = {
     "denoiselab.callbacks": "denoiselab.training.callbacks",
     "denoiselab.trainer": "denoiselab.training.trainer",
@@ -13,7 +13,7 @@ TARGETS = {
 
 
 def target(name: str) -> str:
-    """The present name of a `_target_`."""
+    """Return the current name of a `_target_`."""
     for old, new in TARGETS.items():
         if name == old or name.startswith(f"{old}."):
             return new + name[len(old) :]
@@ -21,7 +21,7 @@ def target(name: str) -> str:
 
 
 def renamed(node: Any) -> Any:
-    """A configuration in plain containers with each `_target_` by its present name."""
+    """Replace each `_target_` of a configuration in plain containers by its current name."""
     if isinstance(node, dict):
         return {
             key: target(value) if key == "_target_" and isinstance(value, str) else renamed(value)

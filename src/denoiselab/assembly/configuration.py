@@ -1,6 +1,6 @@
-"""Configurations, composed by Hydra from conf/ and whatever else is on its search path.
+"""Configurations, composed by Hydra from conf/ and the rest of its search path.
 
-One command line is one composition: groups are composed once, and the values of the command line are set in the result.
+Groups are composed once per command line, and its values are set in the result.
 """
 
 import copy
@@ -23,8 +23,8 @@ from denoiselab import axes
 from denoiselab.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
-FROM_RUN = "from_run"  # the option of an axis that stands for what a run was trained or sampled with
-# The axes that sample and evaluate take from the run, or for an exact denoiser from the defaults of train.
+FROM_RUN = "from_run"  # the option of an axis that stands for the run's own
+# The axes that sample and evaluate take from the run, or from train's defaults for an exact denoiser.
 OF_A_RUN = ("schedule", "data", "spacing", "sampler", "threshold", "guidance")
 
 for _axis in OF_A_RUN:
@@ -32,10 +32,10 @@ for _axis in OF_A_RUN:
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes the configurations of one command: "train", "sample", "evaluate", "export" or "report".
+    """Loader of the configurations of one command: "train", "sample", "evaluate", "export" or "report".
 
-    folders: further folders of options, which win over conf/. saved: the configuration of a run's folder, in place of
-    the options `from_run`.
+    folders: more folders of options, which take precedence over conf/. saved: returns the configuration of a run
+    folder, which replaces the options `from_run`.
     """
 
     def __init__(
@@ -59,10 +59,9 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """The configuration with these overrides, the node "hydra" included. Hydra itself asks for it here, too.
+        """Return the configuration with these overrides, including the node "hydra". Hydra calls this too.
 
-        Raises what Hydra raises for a group, an option or a key that does not exist, RunError for a run that cannot be
-        read.
+        Raises Hydra's errors for unknown groups, options and keys, RunError for a run that cannot be read.
         """
         parsed = OverridesParser.create().parse_overrides(overrides)
         if validate_sweep_overrides:
@@ -74,7 +73,7 @@ class Loader(ConfigLoaderImpl):
         return settled(cfg)
 
     def base(self, parsed: Sequence[Override], run_mode: RunMode = RunMode.RUN) -> DictConfig:
-        """The configuration of the groups among these overrides alone: what the chosen options give by themselves."""
+        """Return the configuration with only the group overrides applied."""
         groups = [o.input_line or "" for o in parsed if self._composed(o) and not o.is_sweep_override()]
         run = next((str(o.value()) for o in parsed[::-1] if o.key_or_group == "run" and o.value() is not None), None)
         key = (*groups, str(run_mode))
@@ -86,7 +85,7 @@ class Loader(ConfigLoaderImpl):
         return bool(self.repository.group_exists(name.partition("@")[0]))
 
     def options(self, group: str) -> list[str]:
-        """The options of a group wherever they lie on the search path, in the order of the alphabet."""
+        """Return a group's options from the whole search path, in alphabetical order."""
         found = self.get_group_options(group.partition("@")[0])
         return sorted(name for name in found if name != FROM_RUN)
 
@@ -94,11 +93,11 @@ class Loader(ConfigLoaderImpl):
         return [name for name in axes.AXES if self.is_group(name)]
 
     def _composed(self, override: Override) -> bool:
-        """Whether Hydra has to know an override as it composes: a group's option, and its own settings."""
+        """Whether an override takes part in composition: a group's option, or one of Hydra's settings."""
         return override.is_hydra_override() or self.is_group(override.key_or_group)
 
     def _taken_from_run(self, cfg: DictConfig, run: str | None) -> DictConfig:
-        """The same with what a run was trained and sampled with in the place of `from_run`."""
+        """Replace the options `from_run` by the run's own."""
         wanted = [axis for axis in OF_A_RUN if cfg.hydra.runtime.choices.get(axis) == FROM_RUN]
         if not wanted:
             return cfg
@@ -113,7 +112,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def _source(folder: str) -> str:
-    """A folder as Hydra's search path names it. Raises ConfigError for one that does not exist."""
+    """Return a folder as an entry of Hydra's search path. Raises ConfigError if it does not exist."""
     if "://" in folder:
         return folder
     if not Path(folder).is_dir():
@@ -122,7 +121,7 @@ def _source(folder: str) -> str:
 
 
 def composed(command: str, overrides: Iterable[str] = ()) -> DictConfig:
-    """A command's configuration with these overrides, without the node "hydra"."""
+    """Compose a command's configuration with these overrides, without the node "hydra"."""
     cfg = Loader(command).load_configuration(command, list(overrides), RunMode.RUN, False, False)
     return without_hydra(cfg)
 
@@ -135,17 +134,17 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def defaults() -> DictConfig:
-    """What an exact denoiser is sampled with: train's defaults with neither guidance nor threshold, as it is right."""
+    """Return an exact denoiser's sampling options: train's defaults without guidance and threshold, as it is exact."""
     return composed("train", ["guidance=none", "threshold=none"])
 
 
 def settled(cfg: DictConfig) -> DictConfig:
-    """metrics=none stays none, whatever an experiment sets inside it."""
+    """Keep metrics=none empty, whatever an experiment sets inside it."""
     if cfg.get("metrics") and not {"extractor", "evaluation"} & set(cfg.metrics):
         cfg.metrics = {}
     return cfg
 
 
 def plain(cfg: DictConfig) -> Any:
-    """The resolved configuration in plain containers: what a checkpoint and a logger can hold."""
+    """Return the resolved configuration in plain containers, for checkpoints and loggers."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)

@@ -1,4 +1,4 @@
-"""From a configuration to what judges a model: the metrics of its samples and its likelihood."""
+"""Evaluations from a configuration: the metrics of samples and the likelihood."""
 
 from omegaconf import DictConfig
 
@@ -16,7 +16,7 @@ from denoiselab.metrics.points import PointEvaluation
 
 
 def evaluation(cfg: DictConfig, source: Source) -> Evaluation | PointEvaluation:
-    """What turns (pipeline, recipe, n, seed, batch_size) into metrics."""
+    """Return a callable from (pipeline, recipe, n, seed, batch_size) to metrics."""
     if "extractor" in cfg.metrics:
         extractor = make(cfg, "metrics.extractor")(source)
         return Evaluation(source, extractor, cfg.cache, figures(cfg), cfg.metrics.keep)
@@ -29,17 +29,17 @@ def figures(cfg: DictConfig) -> dict[str, Figure]:
 
 
 def likelihood(cfg: DictConfig, source: Source) -> LikelihoodEvaluation:
-    """What turns a pipeline into the likelihood of the test images. Raises ConfigError."""
+    """Return a callable from a pipeline to the likelihood of the test images. Raises ConfigError."""
     return LikelihoodEvaluation(source, make(cfg, "likelihood.method"), cfg.likelihood.n, cfg.likelihood.batch_size)
 
 
 def check_metrics(cfg: DictConfig, source: Source) -> None:
-    """Refuses metrics that the data do not allow before a run begins, not at its first evaluation."""
+    """Raise an error before a run starts, not at its first evaluation, for metrics that the data do not allow."""
     if not cfg.metrics or "extractor" not in cfg.metrics:
         return
     check_figures(figures(cfg))
     if "weights" in cfg.metrics.extractor:
-        make(cfg, "metrics.extractor")(source)  # for what it raises: weights that are missing, and more
+        make(cfg, "metrics.extractor")(source)  # only to raise its errors, such as missing weights
     else:
         check_labels(source)
     if len(source.test) < 2:
@@ -50,7 +50,7 @@ def check_metrics(cfg: DictConfig, source: Source) -> None:
 
 
 def check_with(trained: DictConfig, cfg: DictConfig) -> None:
-    """Raises IncompatibleError where a run's samples cannot be made or judged as `cfg` has it now."""
+    """Raise IncompatibleError if the sampling or metrics options of `cfg` are incompatible with the trained run."""
     both = trained.copy()
     for axis in axes.of(Role.SAMPLING, Role.JUDGING):
         if axis in cfg:

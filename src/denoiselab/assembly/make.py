@@ -1,4 +1,4 @@
-"""From a node of a configuration to the part that it describes; errors name the option."""
+"""Parts from nodes of a configuration; errors name the option."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from denoiselab.errors import UserError, located
 
 
 def make(cfg: DictConfig, key: str, known: dict[str, Any] | None = None, **more: Any) -> Any:
-    """The part that cfg.<key> describes.
+    """Build the part that cfg.<key> describes.
 
     known: values for parameters that are null in the configuration, at any depth (see `known_of`). more: further
     arguments. Raises the part's own UserError; an InvalidValue names the option, such as sampler.steps.
     """
     node = _filled(renamed(plain(OmegaConf.select(cfg, key))), known or {})
     whole = OmegaConf.create()
-    OmegaConf.update(whole, key, node, force_add=True)  # at its own place, which errors name
+    OmegaConf.update(whole, key, node, force_add=True)  # under its own key, which errors name
     try:
         with located(key):
             return instantiate(OmegaConf.select(whole, key), **more, _convert_="all")
@@ -31,8 +31,8 @@ def make(cfg: DictConfig, key: str, known: dict[str, Any] | None = None, **more:
 
 
 def known_of(facts: Facts, latent: tuple[int, ...] = (), cache: str | None = None) -> dict[str, Any]:
-    """What data tell the parts: num_classes, class_names and image_shape; latent_shape, that of what is diffused; and
-    cache, the folder of what is computed once."""
+    """Return the values that fill null parameters: num_classes, class_names, image_shape, latent_shape (of the diffused
+    variable) and cache (the cache folder)."""
     return {
         "num_classes": len(facts.class_names),
         "class_names": list(facts.class_names),
@@ -43,7 +43,7 @@ def known_of(facts: Facts, latent: tuple[int, ...] = (), cache: str | None = Non
 
 
 def filled(part: DictConfig, known: dict[str, Any]) -> dict[str, Any]:
-    """A part's resolved configuration with the known values in the place of null."""
+    """Return a part's resolved configuration with nulls replaced by known values."""
     made: dict[str, Any] = _filled(plain(part), known)
     return made
 

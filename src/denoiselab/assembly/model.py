@@ -1,4 +1,4 @@
-"""From a configuration to a model: codec, conditioner, network, schedule and parameterization, each made once."""
+"""Models from a configuration: codec, conditioner, network, schedule and parameterization, each built once."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ from denoiselab.randomness import seed_for
 
 
 def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
-    """The model of a run with freshly drawn weights, the same for the same seed. Raises ConfigError."""
+    """Build a run's model with newly initialized weights, determined by the seed. Raises ConfigError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(cfg.seed, "weights"))
         codec = make(cfg, "codec", known_of(facts))
@@ -43,7 +43,7 @@ def pipeline(cfg: DictConfig, facts: Facts) -> Pipeline:
 
 
 def _check_routes(cfg: DictConfig, routes: Routes) -> None:
-    """Raises IncompatibleError for a network without the routes that the condition takes."""
+    """Raise IncompatibleError if the network lacks a route that the condition needs."""
     network = str(cfg.backbone["_target_"]).rpartition(".")[2]
     if (routes.concat or routes.tokens) and network in ("MLP", "ReLUMLP", "Encoder"):
         raise IncompatibleError(
@@ -54,7 +54,7 @@ def _check_routes(cfg: DictConfig, routes: Routes) -> None:
 
 
 def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
-    """Raises IncompatibleError where the loss has no meaning with the denoiser's parts."""
+    """Build the loss. Raises IncompatibleError if it does not fit the denoiser."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(cfg.seed, "objective"))
         made: Objective = make(cfg, "loss")
@@ -63,7 +63,7 @@ def objective(cfg: DictConfig, denoiser: Denoiser) -> Objective:
 
 
 def autoencoding(cfg: DictConfig, source: Source) -> Autoencoding:
-    """Raises ConfigError for a perceptual loss of images without classes, from which no features can be learned."""
+    """Build an autoencoder's loss. Raises ConfigError for a perceptual loss, which needs classes, without any."""
     classifier = trained_classifier(source, cfg.cache) if cfg.loss.perceptual else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(cfg.seed, "objective"))
@@ -74,7 +74,7 @@ def autoencoding(cfg: DictConfig, source: Source) -> Autoencoding:
 
 
 def check_labels(cfg: DictConfig, source: Source) -> None:
-    """Raises ConfigError for conditioning on classes where the data have none."""
+    """Raise ConfigError for class conditioning on data without classes."""
     if {"num_classes", "class_names"} & set(cfg.conditioning) and source.num_classes < 1:
         points = "use conditioning=none guidance=none, or data=moons, mixture or pinwheel, which have classes"
         images = "give each class a folder of its own, or use conditioning=none guidance=none metrics=none"
@@ -85,8 +85,8 @@ def check_labels(cfg: DictConfig, source: Source) -> None:
 
 
 def check_data(conditioner: Conditioner, source: Source) -> None:
-    """Raises IncompatibleError where the data lack what the condition reads, or flip images without it, ConfigError
-    where they have more classes."""
+    """Raise IncompatibleError if the data lack an input of the condition, or flip images but not that input;
+    ConfigError if they have more classes than the conditioner."""
     for part, _ in conditioner.each({}):
         if (known := getattr(part, "num_classes", source.num_classes)) < source.num_classes:
             raise ConfigError(

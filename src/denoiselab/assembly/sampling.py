@@ -1,4 +1,4 @@
-"""From a configuration to a recipe: how samples are made, and the same in plain values for captions and provenance."""
+"""Sampling recipes from a configuration, and their options in plain values for captions and provenance."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from denoiselab.pipeline import Recipe
 
 
 def recipe(cfg: DictConfig, image_shape: tuple[int, ...] | None = None) -> Recipe:
-    """Raises ConfigError and DataError for a mask that does not fit images of that shape."""
+    """Build the recipe. Raises ConfigError and DataError for a mask that does not fit images of that shape."""
     inpainting = make(cfg, "inpainting") if cfg.get("inpainting") else None
     if inpainting is not None and image_shape is not None:
         inpainting.masks(image_shape)
@@ -31,9 +31,9 @@ def recipe(cfg: DictConfig, image_shape: tuple[int, ...] | None = None) -> Recip
 
 
 def described(cfg: DictConfig, parts: Iterable[str]) -> dict[str, Any]:
-    """Parts in plain values for captions and metrics: {"sampler": "DDIM", "sampler.steps": 50, ...}.
+    """Describe parts in plain values for captions and metrics: {"sampler": "DDIM", "sampler.steps": 50, ...}.
 
-    For a run that guides, its checkpoint and the first 16 hexadecimal digits of that file's sha256, too.
+    For a guide's run, this includes its checkpoint and the first 16 hexadecimal digits of that file's sha256.
     """
     found: dict[str, Any] = {}
     for axis in parts:
@@ -49,7 +49,7 @@ def described(cfg: DictConfig, parts: Iterable[str]) -> dict[str, Any]:
 
 
 def guide_file(part: Any) -> Path | None:
-    """The checkpoint, or exported file, of the run that a part of guidance names; None where it names none."""
+    """Return the checkpoint or exported file of a guide's run; None if the part has no run."""
     if not isinstance(part, dict) or not part.get("run"):
         return None
     run = Path(part["run"])
@@ -57,6 +57,6 @@ def guide_file(part: Any) -> Path | None:
 
 
 def hash_of(path: Path) -> str:
-    """sha256 in 64 hexadecimal digits."""
+    """Return a file's sha256, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The command line. Hydra composes, `checks` and `rules` refuse, and only then are torch and Lightning imported."""
+"""The command line. Hydra composes, `checks` and `rules` validate, then torch and Lightning are imported."""
 
 from denoiselab.cli.entry import main
 

@@ -1,4 +1,4 @@
-"""A command as a Hydra application: its job, or the jobs of its sweep, from configurations composed once."""
+"""Commands as Hydra applications: a job, or the jobs of a sweep, from configurations composed once."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,14 +17,14 @@ Task = Callable[[DictConfig], Any]
 
 
 class Job(NamedTuple):
-    """What Hydra knows of the job that is running."""
+    """Hydra's facts about the running job."""
 
     folder: Path
     choices: Mapping[str, str]  # the chosen option of each axis
     overrides: list[str]
-    folder_given: bool  # by hydra.run.dir
-    sweep: Path | None  # the folder of the sweep that it belongs to
-    searches: bool  # whether that is a search, which proposes the values
+    folder_given: bool  # with hydra.run.dir
+    sweep: Path | None  # the folder of its sweep
+    searches: bool  # whether the sweep is a search, which proposes the values
 
     @classmethod
     def current(cls) -> "Job":
@@ -41,7 +41,7 @@ class Job(NamedTuple):
 
 
 def run(loader: Loader, cfg: DictConfig, task: Task) -> Any:
-    """One job. cfg: its configuration with the node "hydra". Raises what the job raises."""
+    """Run one job. cfg: its configuration with the node "hydra". Raises the job's own error."""
     callbacks = _begun(cfg)
     callbacks.on_run_start(config=cfg, config_name=loader.command)
     done = run_job(task, cfg, "hydra.run.dir", None, HydraContext(loader, callbacks))
@@ -52,7 +52,7 @@ def run(loader: Loader, cfg: DictConfig, task: Task) -> Any:
 
 
 def sweep(loader: Loader, cfg: DictConfig, task: Task) -> None:
-    """The jobs of a sweep, by the sweeper and launcher of the configuration."""
+    """Run the jobs of a sweep with the configured sweeper and launcher."""
     callbacks = _begun(cfg)
     callbacks.on_multirun_start(config=cfg, config_name=loader.command)
     context = HydraContext(loader, callbacks)

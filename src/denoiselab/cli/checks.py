@@ -1,8 +1,7 @@
-"""Checks of a configuration that need no torch, so that an error is reported at once.
+"""Checks of a configuration that need no torch, so that errors are reported at once.
 
-Keys and types are compared with the configuration that the chosen options give by themselves; single values with their
-limits, from the signatures of the parts (signatures.py) and for the rest from limits.py; combinations with the rules of
-assembly/rules/.
+Keys and types are compared with the configuration of the chosen options, values with their limits from the parts'
+signatures (signatures.py) and limits.py, combinations with the rules of assembly/rules/.
 """
 
 import difflib
@@ -24,7 +23,8 @@ _OPTIONAL = ("callbacks.", "metrics.figures.")  # groups that may be null
 
 
 def check_job(loader: Loader, words: list[str]) -> DictConfig:
-    """One job's configuration. Raises ConfigError for a key, type or value, IncompatibleError for a combination."""
+    """Return one job's configuration. Raises ConfigError for an invalid key, type or value, IncompatibleError for an
+    invalid combination."""
     overrides = OverridesParser.create().parse_overrides(words)
     for override in overrides:
         if override.is_delete() and not override.key_or_group.startswith("callbacks."):
@@ -61,14 +61,14 @@ def check_job(loader: Loader, words: list[str]) -> DictConfig:
 
 
 def check_values(cfg: DictConfig, base: DictConfig) -> None:
-    """Raises InvalidValue for a value outside its limit; null is allowed where it is the default in `base`."""
+    """Raise InvalidValue for a value outside its limit; null is allowed if it is the default in `base`."""
     for key, value, hint in limits(cfg):
         if value is not None or OmegaConf.select(base, key) is not None:
             check(key, hint, value)
 
 
 def limits(cfg: DictConfig) -> list[tuple[str, Any, Any]]:
-    """(key, value, type hint) of each option that has a limit; last those that take another's value."""
+    """Return (key, value, type hint) of each option with a limit; those interpolated from another key come last."""
     known = sorted(_limits(cfg), key=lambda row: row[0])
     return [row for _, *row in known]  # type: ignore[misc]
 
@@ -81,7 +81,7 @@ def _limits(node: DictConfig, prefix: str = "") -> Iterator[tuple[bool, str, Any
             continue
         hint = signature.get(key, LIMITS.get(path))
         if isinstance(node[key], DictConfig):
-            if not copied:  # else it is checked where it stands
+            if not copied:  # else it is checked at its source
                 yield from _limits(node[key], f"{path}.")
         elif hint is not None:
             value = node[key]

@@ -1,4 +1,4 @@
-"""From a command line to its jobs: parsed once, composed once, checked before the first job starts."""
+"""Entry point of all commands: parse, compose and check every job before the first one starts."""
 
 import itertools
 import shutil
@@ -31,14 +31,14 @@ from denoiselab.errors import ConfigError, IncompatibleError, Interrupted, UserE
 from denoiselab.runs.configuration import saved_config
 from denoiselab.training import faults, processes
 
-OF_A_RUN = ("sample", "evaluate", "export")  # commands that start from a run, and from its choices
+OF_A_RUN = ("sample", "evaluate", "export")  # commands that start from a run and its options
 
 
 def main(command: str, argv: Sequence[str] | None = None) -> None:
-    """Runs "train", "sample", "evaluate", "export" or "report", the module of that name in this package.
+    """Run "train", "sample", "evaluate", "export" or "report", the module of that name in this package.
 
-    argv: the command line after the program's name. A user's error ends in one line on stderr and exit status 2;
-    anything else is a bug and keeps its trace.
+    argv: the command line after the program's name. A user's error prints one line on stderr and exits with status 2;
+    any other error is a bug and keeps its traceback.
     """
     with _one_line():
         sys.exit(_main(command, list(sys.argv[1:] if argv is None else argv)))
@@ -46,7 +46,7 @@ def main(command: str, argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Inside, errors of the user and of their files end the program in one line."""
+    """Exit with a one-line message on errors of the user or their files."""
     try:
         yield
     except UserError as error:
@@ -75,7 +75,7 @@ def _stop(message: str, status: int = 2) -> NoReturn:
 
 
 def _missing_plugin(message: str) -> str:
-    """How to install a sweeper or launcher of Hydra's that is missing."""
+    """Return a hint on how to install a missing sweeper or launcher of Hydra."""
     named = any(f"'hydra/{part}" in message for part in ("sweeper/optuna", "launcher/joblib", "launcher/submitit"))
     return "; pip install 'denoiselab[sweeps]' installs Hydra's plugins for Optuna, joblib and submitit" * named
 
@@ -115,7 +115,7 @@ def _refuse_flag(message: str) -> NoReturn:
 
 
 def _folders(arguments: Namespace, overrides: Sequence[str]) -> list[str]:
-    """Folders of further options: --config-dir and hydra.searchpath."""
+    """Return additional folders of options: --config-dir and hydra.searchpath."""
     folders = [] if arguments.config_dir is None else [str(arguments.config_dir)]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group == "hydra.searchpath":
@@ -124,7 +124,7 @@ def _folders(arguments: Namespace, overrides: Sequence[str]) -> list[str]:
 
 
 def _show(arguments: Namespace, parser: ArgumentParser, loader: Loader, overrides: list[str]) -> int:
-    """--help, --cfg and their like, which Hydra answers."""
+    """Let Hydra handle --help, --cfg and similar flags."""
     hydra = Hydra(task_name=loader.command, config_loader=loader)
     arguments.overrides = overrides
     if arguments.help:
@@ -142,15 +142,15 @@ def _show(arguments: Namespace, parser: ArgumentParser, loader: Loader, override
 
 @dataclass
 class Plan:
-    """What one turn of a command line runs: one job, or a sweep's. cfg has the node "hydra"."""
+    """One job, or the jobs of a sweep, that a command line runs. cfg includes the node "hydra"."""
 
     cfg: DictConfig
     multirun: bool
-    jobs: list[DictConfig] = field(default_factory=list)  # checked; none of a search, which proposes them later
+    jobs: list[DictConfig] = field(default_factory=list)  # checked; empty for a search, which proposes them later
 
     @classmethod
     def made(cls, loader: Loader, overrides: list[str], several: bool, swept: sweeps.Sweeps) -> "Plan":
-        """Raises what is wrong with the first job that cannot be."""
+        """Build and check the plan. Raises the error of the first invalid job."""
         if several:
             overrides = [*overrides, "hydra.mode=MULTIRUN"]
         sweep = _sweep(loader, overrides)
@@ -165,19 +165,19 @@ class Plan:
 
 
 def _sweep(loader: Loader, overrides: list[str]) -> DictConfig | None:
-    """The configuration of a sweep, where the command line or what it chooses means one."""
+    """Return a sweep's configuration, if the command line or its experiment requests one."""
     parsed = OverridesParser.create().parse_overrides(overrides)
     if not {override.key_or_group for override in parsed} & {"experiment", "hparams_search", "hydra.mode"}:
         return None
     try:
         cfg = loader.load_configuration(loader.command, overrides, RunMode.MULTIRUN)
     except (HydraException, OmegaConfBaseException):
-        return None  # the checks that follow say what is wrong
+        return None  # later checks report the error
     return cfg if cfg.hydra.mode == RunMode.MULTIRUN else None
 
 
 def check(loader: Loader, overrides: list[str], sweep: DictConfig | None, several: bool) -> list[DictConfig]:
-    """The configurations of all jobs, checked; none of a search, whose values are checked one by one."""
+    """Return the checked configurations of all jobs; empty for a search, whose values are checked one by one."""
     if loader.command in OF_A_RUN:
         requests.check_trained(overrides)
     params = [f"{key}={values}" for key, values in ((sweep and sweep.hydra.sweeper.params) or {}).items()]
@@ -196,9 +196,9 @@ def check(loader: Loader, overrides: list[str], sweep: DictConfig | None, severa
 
 
 def _check_search(loader: Loader, values: dict[str, list[str]]) -> None:
-    """Each value that a search may propose, beside the first of the others.
+    """Check each value of a search, combined with the first value of the other keys.
 
-    Values that have no meaning together are one failed trial when they are proposed, unless there are no others.
+    An invalid combination only fails its trial, unless all combinations checked are invalid.
     """
     first = {key: words[0] for key, words in values.items()}
     refused = {}
@@ -217,7 +217,7 @@ def _check_search(loader: Loader, values: dict[str, list[str]]) -> None:
 
 
 def _values(overrides: list[str], multirun: bool) -> dict[str, list[str]]:
-    """The overrides of each key, the last given: several where it is swept, the ends where that is an interval."""
+    """Return the last override of each key: all values if it is swept, the end points of an interval."""
     alternatives = {}
     for override in OverridesParser.create().parse_overrides(overrides):
         key, value = override.get_key_element(), override.value()
@@ -254,7 +254,7 @@ def _carry_out(loader: Loader, plan: Plan, swept: sweeps.Sweeps) -> None:
 
 @dataclass
 class Task:
-    """One job of a command, in this process or, handed over by a launcher, in another."""
+    """A callable that runs one job of a command, in this process or in one started by a launcher."""
 
     loader: Loader
 
@@ -267,14 +267,14 @@ class Task:
             return sweeps.surviving(lambda: work(self._checked(cfg, job), job))
 
     def _checked(self, cfg: DictConfig, job: Job) -> DictConfig:
-        """What a search proposes could not be checked before."""
+        """Check a trial's values, which a search proposes only now."""
         if job.searches:
             checks.check_job(self.loader, job.overrides)
         return cfg
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """A run that was refused leaves no folder behind, if nothing but its configuration is in it."""
+    """Remove the folder of a rejected run if it holds only its configuration."""
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra", ".lock", "run.json"}:
         shutil.rmtree(folder)
         if folder.parent.parent.name == "outputs" and not any(folder.parent.iterdir()):
@@ -282,7 +282,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _progress(command: str, plans: list[Plan]) -> AbstractContextManager[Any]:
-    """A bar over the jobs of an evaluation, unless a launcher runs them elsewhere."""
+    """Return a progress bar over the jobs of an evaluation, unless a launcher runs them elsewhere."""
     jobs = [cfg for plan in plans for cfg in plan.jobs]
     if command != "evaluate" or len(jobs) < 2 or "Basic" not in plans[0].cfg.hydra.launcher._target_:
         return nullcontext()
@@ -290,6 +290,6 @@ def _progress(command: str, plans: list[Plan]) -> AbstractContextManager[Any]:
 
 
 def _cost(cfg: DictConfig) -> float:
-    """What an evaluation takes, in about the time of an image's pass through the network."""
+    """Estimate an evaluation's cost, in network evaluations of one image."""
     samples = (cfg.n or 500) * (cfg.sampler.get("steps") or 1) if cfg.metrics else 0
     return float(1000 + samples + (50 * (cfg.likelihood.get("n") or 500) if cfg.likelihood else 0))

@@ -1,7 +1,7 @@
-"""python evaluate.py run=<folder>: figures of a trained run, with other samplers, steps or guidance than it had.
+"""python evaluate.py run=<folder>: metrics of a trained run, optionally with another sampler, steps or guidance.
 
-Sample i of a seed starts from the same noise and is of the same class whatever the run and the words: figures of one
-seed are compared in pairs.
+Sample i of a seed has the same noise and class for every run and all overrides, so that metrics of one seed are
+compared in pairs.
 """
 
 import os
@@ -47,7 +47,7 @@ POINTS = 2000
 
 
 def run(cfg: DictConfig, job: Job) -> float:
-    """Writes metrics.json and pictures beside the run's own files; returns the headline figure."""
+    """Write metrics.json and images next to the run's own files; returns the headline metric."""
     if not cfg.metrics.get("extractor") and not cfg.metrics.get("evaluation") and not cfg.likelihood:
         raise ConfigError("metrics=none likelihood=none leave nothing to find; take metrics=fid or likelihood=bound")
     folder = job.folder
@@ -91,12 +91,12 @@ def run(cfg: DictConfig, job: Job) -> float:
             console.print(told, highlight=False, soft_wrap=True)
         summary.conclude("", figures, work.made)
     if work.folder != folder.resolve():
-        shutil.rmtree(folder)  # Hydra's, in which there is nothing but the words
+        shutil.rmtree(folder)  # Hydra's folder, with only the overrides
     return figures[figures["headline"]]
 
 
 def _tell_if_going_on(folder: Path, origin: Mapping[str, Any]) -> None:
-    """A run may be evaluated while it trains; its checkpoint is what counts."""
+    """Print a note if the run is still training, as its checkpoint is then not final."""
     if export.is_export(folder):
         return
     try:
@@ -107,7 +107,7 @@ def _tell_if_going_on(folder: Path, origin: Mapping[str, Any]) -> None:
 
 
 def _data(cfg: DictConfig, trained: DictConfig, job: Job) -> Source:
-    """The data that the run was trained on, which may have moved. Raises RunError if they are others."""
+    """Return the run's training data, which may have moved. Raises RunError if a given data.root holds other data."""
     moved = "data.root" in pairs(job.overrides)
     if cfg.run and moved:
         trained.data.root = os.path.abspath(cfg.data.root)
@@ -123,7 +123,7 @@ def _data(cfg: DictConfig, trained: DictConfig, job: Job) -> Source:
 
 
 def _known_fingerprint(folder: str | None) -> str:
-    """That of the data of a run, where its own figures tell it."""
+    """Return the data fingerprint in a run's metrics.json, or an empty string."""
     path = Path(folder or os.devnull) / evaluations.METRICS
     return str(read_json(path).get("data_fingerprint", "")) if path.is_file() else ""
 
@@ -141,11 +141,11 @@ def _likelihood(cfg: DictConfig, data: Source, pipeline: Pipeline, folder: Path)
 
 
 def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, folder: Path) -> None:
-    """The first samples that are judged: grid.png, or points.png beside as many test points."""
+    """Draw the first evaluated samples: grid.png, or points.png next to as many test points."""
     points = isinstance(data, Points)
     most = POINTS if points else SHOWN
     path = folder / ("points.png" if points else "grid.png")
-    if path.exists():  # of an evaluation that is gone on with
+    if path.exists():  # of a resumed evaluation
         return
     indices = range(min(most, cfg.n or len(data.test)))
     wishes = Wishes(pipeline.conditioner, data.num_classes, data.test, of_images=recipe.inpainting is not None)
@@ -163,7 +163,7 @@ def _draw(pipeline: Pipeline, recipe: Recipe, data: Source, cfg: DictConfig, fol
 def _logged(
     cfg: DictConfig, trained: DictConfig, about: Mapping[str, Any], work: evaluations.Kept, job: Job
 ) -> Iterator["wandb.Run | None"]:
-    """A W&B run in the group of the trained run, which is closed whatever happens; None where none is wanted."""
+    """Open a W&B run in the group of the trained run, and close it on exit; yields None without a logger."""
     if not cfg.logger:
         yield None
         return
@@ -182,7 +182,7 @@ def _logged(
 
 
 def _tags(folder: str | None, job: Job) -> list[str]:
-    """The options of the run, and those chosen now in place of them."""
+    """Return the run's options as tags, updated by those of this command."""
     path = Path(folder or os.devnull) / ".hydra" / "hydra.yaml"
     chosen: dict[str, str] = {}
     for choices in (OmegaConf.load(path).hydra.runtime.choices if path.is_file() else {}, job.choices):
@@ -205,7 +205,7 @@ def _log(log: "wandb.Run | None", figures: dict[str, Any], folder: Path) -> None
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: what is done is kept, and the W&B run is closed."""
+    """Stop on SIGTERM as on Ctrl-C: finished parts are kept, and the W&B run is closed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(f"{signal.Signals(number).name}: the same command goes on from here", 128 + number)

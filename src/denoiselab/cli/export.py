@@ -1,4 +1,4 @@
-"""python export.py run=<folder>: a run's averaged weights and its configuration in one file."""
+"""python export.py run=<folder>: write a run's averaged weights and configuration to one file."""
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +14,7 @@ from denoiselab.runs.load import open_run
 
 
 def run(cfg: DictConfig, job: Job) -> None:
-    """Writes model.safetensors."""
+    """Write model.safetensors."""
     if export.is_export(cfg.run):
         raise RunError(f"run={cfg.run} is an exported file already; give the folder of its run")
     path = job.folder / "model.safetensors"

@@ -1,4 +1,4 @@
-"""python sample.py run=<folder> invert=true: test images to their noise and back, by the run's own sampler."""
+"""python sample.py run=<folder> invert=true: encode test images to noise and back, with the run's own sampler."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ COLUMNS = 16
 def invert_images(
     pipeline: Pipeline, recipe: Recipe, source: Source, n: int, batch_size: int, folder: Path
 ) -> dict[str, Any]:
-    """Writes grid.png of the first n test images: rows of images, of their noise, and of what it becomes again.
+    """Write grid.png of the first n test images: rows of images, their noise, and their reconstructions.
 
-    Returns {"error": mean |image - reconstruction|, of values in [-1, 1], "noise_std": 1 for noise like the prior's}.
+    Returns {"error": mean |image - reconstruction|, values in [-1, 1]; "noise_std": 1 for noise like the prior's}.
     Raises ConfigError for more images than there are, IncompatibleError for points or a sampler without an inverse.
     """
     if len(pipeline.image_shape) == 1:
@@ -51,7 +51,7 @@ def invert_images(
 
 
 def _beneath(*rows: Tensor) -> Tensor:
-    """uint8 (n, C, H, W) each, in lines of COLUMNS, of which those that belong together follow one another."""
+    """Interleave rows of uint8 (n, C, H, W), split into lines of COLUMNS, so that matching lines are adjacent."""
     n = len(rows[0])
     width = min(n, COLUMNS)
     blank = torch.full((-n % width, *rows[0].shape[1:]), 255, dtype=torch.uint8)

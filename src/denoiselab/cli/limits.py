@@ -1,4 +1,4 @@
-"""The limits of options that no part's signature names: of a run, of Lightning's trainer, of the logger."""
+"""Limits of options that are in no part's signature: those of a run, Lightning's trainer and the logger."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,7 +7,7 @@ from denoiselab.limits import AtLeastTwo, Count, Limit, Natural, Positive, Profi
 Trained = Literal["last", "best"]
 Checkpoint = Literal["last", "best", "previous"]
 
-# Lightning takes more forms of these than a type tells.
+# Lightning accepts more forms of these than a type can express.
 FREE = ("trainer.devices", "trainer.precision")
 
 LIMITS: dict[str, Any] = {
@@ -20,7 +20,7 @@ LIMITS: dict[str, Any] = {
     "codec.checkpoint": Checkpoint,
     "guidance.classifier.checkpoint": Trained,
     "guidance.weak.checkpoint": Trained,
-    "ema.decay": ShareBelowOne | None,  # of sample.py and evaluate.py, which take one of a run's
+    "ema.decay": ShareBelowOne | None,  # of sample.py and evaluate.py, which select one of a run's averages
     "ema.sigma_rel": ProfileWidth | None,
     "trainer.max_steps": Count,
     "trainer.gradient_clip_val": Positive | None,

@@ -1,5 +1,5 @@
-"""Which runs run=... of evaluate.py names: a folder or an exported file, several of them in a list, a sweep's folder
-for all its finished jobs, and wildcards. Each is evaluated with the same words.
+"""Runs that run=... of evaluate.py selects: a run folder or exported file, a list of them, a sweep's folder for all its
+finished jobs, or wildcards. Each is evaluated with the same overrides.
 """
 
 import glob
@@ -21,9 +21,9 @@ from denoiselab.runs.experiment import SWEEP
 
 
 def turns(overrides: list[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each run that is named; those given themselves where that is one folder, or none.
+    """Return the overrides for each selected run; the given ones for a single folder or none.
 
-    Raises ConfigError for run given twice, RunError for what names no run.
+    Raises ConfigError if run is given twice, RunError if it matches no run.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     given = [override for override in parsed if override.key_or_group == "run"]
@@ -67,13 +67,13 @@ def _quoted(name: str) -> str:
 
 
 def _meant(name: str) -> list[str]:
-    """The runs that a folder, or a pattern of folders, stands for. Raises RunError."""
+    """Return the runs that a folder or pattern selects. Raises RunError."""
     if exports.is_export(name) and "*" not in name:
         return [name]
     if Path(name).is_dir():
         return _jobs(Path(name)) if (Path(name) / SWEEP).exists() else [name]
     if not set(name) & set("*?["):
-        return [name]  # the checks that follow say what is wrong with it
+        return [name]  # later checks report the error
     matching = sorted(map(Path, glob.glob(name)), key=place)
     runs = [path for path in matching if (path / ".hydra").is_dir() and not (path / SWEEP).exists()]
     several = [path for path in matching if (path / SWEEP).exists()]
@@ -84,7 +84,7 @@ def _meant(name: str) -> list[str]:
 
 
 def _jobs(sweep: Path) -> list[str]:
-    """The finished jobs of a sweep. Raises RunError where there is none."""
+    """Return the finished jobs of a sweep. Raises RunError if there are none."""
     command = str(OmegaConf.load(sweep / SWEEP).hydra.job.config_name)
     if command != "train":
         raise RunError(f"run={sweep} is a sweep of {command}.py; give the folder of a training sweep")

@@ -1,4 +1,4 @@
-"""prompt=... and negative=... of python sample.py: what samples are told, and what guidance leads away from."""
+"""prompt=... and negative=... of python sample.py: text conditions and negative prompts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Wish = Callable[[Sequence[int]], Batch]
 
 
 class Prompts:
-    """Sample i is told prompt i mod their number. Raises ConfigError for texts that say nothing, or are too many."""
+    """Prompts of a sample request, given to samples in turn. Raises ConfigError for empty texts or too many."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.prompts, self.negatives = _texts("prompt", cfg.prompt), _texts("negative", cfg.negative)
@@ -28,9 +28,9 @@ class Prompts:
             raise ConfigError(f"{told}; give one negative, or one for each prompt")
 
     def check(self, pipeline: Pipeline, run: str | None) -> None:
-        """Raises RunError for a model that is told no texts, ConfigError for a text that it cannot read.
+        """Raise RunError for a model without text conditioning, ConfigError for a text that it cannot encode.
 
-        A model that is told a class beside its text is asked for both, so that they say the same; others for one.
+        A model conditioned on class and text needs both, so that they agree; others take one.
         """
         for key, texts in (("prompt", self.prompts), ("negative", self.negatives)):
             if texts and not _readers(pipeline):
@@ -55,14 +55,14 @@ class Prompts:
 
     @property
     def captions(self) -> list[str]:
-        """What stands above the images of each prompt."""
+        """The caption above each prompt's images."""
         if not self.negatives:
             return self.prompts
         pairs = [(text, self.negatives[i % len(self.negatives)]) for i, text in enumerate(self.prompts)]
         return [f"{text}   (away from: {other})" for text, other in pairs]
 
     def facts(self, pipeline: Pipeline, batches: Sequence[Generated]) -> dict[str, Any]:
-        """What each sample was asked for: its class, its text, or both; and what guidance led away from."""
+        """Return each sample's class, text or both, and the negative prompts."""
         said: dict[str, Any] = {}
         if not self.prompts or _classed(pipeline):
             said["labels"] = [label for batch in batches for label in batch.labels.tolist()]
@@ -73,7 +73,7 @@ class Prompts:
 
 
 class _Telling:
-    """Wishes, with sample i told text i mod their number."""
+    """Sample requests whose texts are given to samples in turn: sample i gets text i mod their number."""
 
     def __init__(self, wishes: Wishes, texts: Sequence[str]) -> None:
         self.wishes, self.texts = wishes, texts
@@ -91,7 +91,7 @@ def _classed(pipeline: Pipeline) -> bool:
 
 
 def _texts(key: str, given: Any) -> list[str]:
-    """One or several texts. Raises ConfigError for one that says nothing, and for what is no text."""
+    """Return one or several texts as a list. Raises ConfigError for empty texts and for values that are not text."""
     if given is None:
         return []
     texts = list(given) if OmegaConf.is_list(given) else [given]

@@ -1,4 +1,4 @@
-"""python report.py run=<folder>: runs and evaluations set side by side, as a page, as Markdown and as CSV."""
+"""python report.py run=<folder>: compare runs and evaluations in HTML, Markdown and CSV."""
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -8,7 +8,7 @@ from denoiselab.report.report import make
 
 
 def run(cfg: DictConfig, job: Job) -> float:
-    """Writes report.html, report.md and report.csv; returns the best headline metric."""
+    """Write report.html, report.md and report.csv; returns the best headline metric."""
     given = list(cfg.run) if OmegaConf.is_list(cfg.run) else [cfg.run]
     made = make(list(map(str, given)), dict(cfg.where), cfg.title)
     print("\n".join([*made.short, *map(near, made.write(job.folder))]))

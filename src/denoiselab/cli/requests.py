@@ -1,4 +1,4 @@
-"""What sample, evaluate and export start from: run=<folder or exported file>, or analytic=<option>."""
+"""The model that sample, evaluate and export use: run=<folder or exported file>, or analytic=<option>."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from denoiselab.runs.configuration import saved_config
 
 
 def named(overrides: Iterable[str], key: str = "run") -> str | None:
-    """The last value given for a key; null is none."""
+    """Return the last value given for a key; None for null."""
     value = pairs(overrides).get(key, "null")
     return None if value == "null" else value
 
 
 def with_metrics(overrides: list[str]) -> list[str]:
-    """The overrides of evaluate, with metrics=points for a run of points where no metrics are given."""
+    """Return the overrides of evaluate, with metrics=points for a run of points if no metrics are given."""
     run = named(overrides)
     if run is None or named(overrides, "metrics") or "distribution" not in saved_config(run).data:
         return overrides
@@ -27,7 +27,7 @@ def with_metrics(overrides: list[str]) -> list[str]:
 
 
 def check_trained(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for an option of the model or of its training beside run=<folder>, whose weights have it."""
+    """Raise ConfigError for an option of the model or its training with run=<folder>, whose weights fix it."""
     run = named(overrides)
     for override in overrides:
         key = key_of(override)
@@ -45,13 +45,13 @@ def check_trained(overrides: Sequence[str]) -> None:
 
 
 def check_checkpoints(overrides: Iterable[str], names: Iterable[str]) -> None:
-    """Raises RunError for a run that has no such checkpoint."""
+    """Raise RunError if the run lacks one of these checkpoints."""
     run = named(overrides)
     if run is None or export.is_export(run):
         return
     for name in names:
         if not (Path(run) / "checkpoints" / f"{name}.ckpt").exists():
-            from denoiselab.runs import checkpoint  # with torch, which reads the steps of the others
+            from denoiselab.runs import checkpoint  # imports torch, to read the others' steps
 
             checkpoint.check_trained(Path(run))
             checkpoint.read(checkpoint.checkpoint_of(Path(run), name))

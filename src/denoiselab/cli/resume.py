@@ -1,4 +1,4 @@
-"""The overrides of a run or sweep that is resumed: those of its folder, and the later ones.
+"""Overrides of a resumed run or sweep: those saved in its folder, and the new ones.
 
 python train.py run=<folder> resume=true, and -m run=<a sweep's folder> resume=true.
 """
@@ -21,9 +21,9 @@ from denoiselab.runs.experiment import SWEEP, changes, free
 
 
 def resumed_overrides(given: Sequence[str], multirun: bool) -> list[str]:
-    """The overrides of the run that run=<folder> names, then those given; `given` itself where it names none.
+    """Return the saved overrides of run=<folder>, then the given ones; only the given ones without run.
 
-    Raises RunError for a folder that holds no run, ConfigError for run without resume=true or the other way round.
+    Raises RunError for a folder that holds no run, ConfigError for run without resume=true or vice versa.
     """
     run, resume = pairs(given).get("run", "null"), requested(given)
     folders = [override for override in given if key_of(override) in ("hydra.run.dir", "hydra.sweep.dir")]
@@ -40,7 +40,7 @@ def resumed_overrides(given: Sequence[str], multirun: bool) -> list[str]:
     saved, key = (_of_sweep(folder, later), "hydra.sweep.dir") if multirun else (_of_run(folder), "hydra.run.dir")
     replaced = {key_of(override) for override in later} | (set() if multirun else {"hparams_search", "hydra.mode"})
     kept = [o for o in saved if key_of(o) not in replaced and role(key_of(o)) is not Role.NAMING]
-    single = [] if multirun else ["hydra.mode=RUN"]  # a trial, or a job of an experiment that is a sweep
+    single = [] if multirun else ["hydra.mode=RUN"]  # a trial, or a job of a sweep experiment
     return [*kept, *later, *single, f"{key}='{folder}'"]
 
 
@@ -61,7 +61,7 @@ def _of_run(folder: Path) -> list[str]:
 
 
 def _of_sweep(folder: Path, later: Sequence[str]) -> list[str]:
-    """The overrides of a sweep, and how it was launched and searched, unless `later` has another way."""
+    """Return a sweep's overrides, with its launcher and sweeper unless `later` replaces them."""
     path = folder / SWEEP
     if not path.exists():
         raise RunError(f"run={folder} is no sweep's folder: it has no multirun.yaml; leave out -m to continue a run")
@@ -81,7 +81,7 @@ def _of_sweep(folder: Path, later: Sequence[str]) -> list[str]:
 
 
 def swept(folder: Path) -> set[str]:
-    """The keys of which a sweep's folder has several values; none where it is no sweep's."""
+    """Return the swept keys of a sweep's folder; empty if it holds no sweep."""
     if not (folder / SWEEP).exists():
         return set()
     hydra = OmegaConf.load(folder / SWEEP).hydra
@@ -94,7 +94,7 @@ def _several(override: str) -> bool:
 
 
 def compare(given: Sequence[str], cfg: DictConfig) -> None:
-    """Compares a run with what the overrides would make of it, before anything is written into its folder.
+    """Compare a run with its resumed configuration, before anything is written to its folder.
 
     Raises ConfigError if it would be another experiment, RunError if it is running.
     """

@@ -1,4 +1,4 @@
-"""python sample.py run=<folder>: images of a trained run, as a grid and one by one; points, drawn and as numbers."""
+"""python sample.py run=<folder>: sample a trained run, to a grid and single images or a plot and array of points."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from denoiselab.runs.identity import code_version
 
 
 def run(cfg: DictConfig, job: Job) -> None:
-    """Writes sample.json and grid.png with images/<i>.png, or points.png with points.npy, beside the run's files."""
+    """Write sample.json and grid.png with images/<i>.png, or points.png with points.npy, next to the run's files."""
     folder = job.folder
     prompts = Prompts(cfg)
     pipeline, trained, about = load.requested(cfg)
@@ -78,9 +78,9 @@ def run(cfg: DictConfig, job: Job) -> None:
 
 
 def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: Path, captions: list[str]) -> list[Path]:
-    """The grid, which is what is told of, with what was told beside each image; and each image by itself.
+    """Write each image, and a grid that shows each one next to its condition; returns the grid's path.
 
-    Where there are captions, in which samples go round, it has a part for each of them.
+    With captions, which samples take in turn, the grid has one section per caption.
     """
     for index, image in enumerate(images):
         write_png(grid(image[None], 1, zoom=False), folder / "images" / f"{index:05d}.png")
@@ -96,14 +96,14 @@ def _write_images(images: Tensor, explained: Tensor, num_classes: int, folder: P
 
 
 def _write_points(points: Tensor, labels: Tensor | None, source: Points, folder: Path) -> list[Path]:
-    """The points beside as many test points, and as numbers, float32 (n, D)."""
+    """Plot the points next to as many test points, and save them as float32 (n, D)."""
     write_png(beside(source, source.in_plane(points), labels), folder / "points.png")
     np.save(folder / "points.npy", points.numpy())
     return [folder / "points.png", folder / "points.npy"]
 
 
 def _classes(cfg: DictConfig, num_classes: int) -> list[int]:
-    """The wanted classes, which are asked for round and round."""
+    """Return the requested classes, which samples take in turn."""
     if cfg.classes is None:
         return list(range(max(1, num_classes)))
     wanted = list(cfg.classes) if OmegaConf.is_list(cfg.classes) else cfg.classes

@@ -1,7 +1,7 @@
-"""The limits in a part's signature, read from its source: nothing of it runs, so that torch stays out.
+"""Limits in a part's signature, read from its source without running it, so that torch is not imported.
 
-A `_target_` is followed through the imports of its packages to the class or function; the parameters that a constructor
-takes as keywords are those of the class's bases, or of the TypedDict that it unpacks.
+A `_target_` is followed through the imports of its packages to the class or function. A constructor's **kwargs stand
+for the parameters of the class's bases, or of the TypedDict that it unpacks.
 """
 
 import ast
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from denoiselab import limits
 
-_MODULES = {module.__name__: module for module in (typing, collections.abc, limits)}  # those that limits are made of
+_MODULES = {module.__name__: module for module in (typing, collections.abc, limits)}  # modules used in limits
 _BUILTINS = {kind.__name__: kind for kind in (*limits.PLAIN, list, tuple)}
 _PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.Constant, ast.BitOr, ast.USub, ast.Load, ast.keyword)
 
@@ -24,15 +24,15 @@ _PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.Constant, ast.B
 class Source(NamedTuple):
     name: str
     defined: dict[str, ast.stmt]
-    imported: dict[str, str]  # where names come from that others define
+    imported: dict[str, str]  # full names of imported ones
 
 
 @cache
 def limits_of(target: str) -> dict[str, Any]:
-    """The type hint of each parameter that has a limit; none for a target whose source is not found."""
+    """Return the type hint of each parameter with a limit; empty if the target's source is not found."""
     try:
         return {name: hint for name, hint in _parameters(target).items() if limits.limited(hint)}
-    except RecursionError:  # names that stand for each other
+    except RecursionError:  # circular names
         return {}
 
 
@@ -40,7 +40,7 @@ def limits_of(target: str) -> dict[str, Any]:
 def _source(module: str) -> Source | None:
     root, *inner = module.split(".")
     try:
-        spec = find_spec(root)  # which runs nothing of a module at the top
+        spec = find_spec(root)  # does not execute a top-level module
         for i in range(len(inner)):
             folders = spec and spec.submodule_search_locations
             spec = PathFinder.find_spec(".".join([root, *inner[: i + 1]]), folders) if folders else None
@@ -48,7 +48,7 @@ def _source(module: str) -> Source | None:
             return None
         body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
         return _read(module, module if spec.submodule_search_locations else spec.parent or "", body)
-    except (ImportError, OSError, SyntaxError, ValueError):  # said by whatever imports it
+    except (ImportError, OSError, SyntaxError, ValueError):  # reported when it is imported
         return None
 
 
@@ -70,7 +70,7 @@ def _read(module: str, package: str, body: Sequence[ast.stmt]) -> Source:
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those at the top of a module, and those that stand there under an `if` or `try`."""
+    """Yield the top-level statements of a module, including those inside `if` and `try`."""
     for statement in body:
         yield statement
         if isinstance(statement, ast.If | ast.Try):
@@ -78,7 +78,7 @@ def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _find(name: str) -> tuple[Source, ast.stmt] | None:
-    """The definition of "package.module.Name", wherever that is imported from."""
+    """Find the definition of "package.module.Name", following imports."""
     for i in range(name.count("."), 0, -1):
         first, *rest = name.split(".")[i:]
         source = _source(name.rsplit(".", len(rest) + 1)[0])
@@ -91,7 +91,7 @@ def _find(name: str) -> tuple[Source, ast.stmt] | None:
 
 
 def _full(node: ast.expr, source: Source) -> str:
-    """The full name of what a name in a module stands for."""
+    """Return the full name that a name in a module refers to."""
     first, dot, rest = ast.unparse(node).partition(".")
     return source.imported.get(first, f"{source.name}.{first}") + dot + rest
 
@@ -130,14 +130,14 @@ class _Unknown(type):
 
 
 class Other(metaclass=_Unknown):
-    """A type that no limit is made of."""
+    """Placeholder for types that limits do not use."""
 
     def __class_getitem__(cls, _: Any) -> type:
         return cls
 
 
 class _Names(dict[str, Any]):
-    """What names stand for in the annotations of a module."""
+    """Namespace in which a module's annotations are evaluated."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -156,7 +156,7 @@ class _Names(dict[str, Any]):
 
 
 def _hint(node: ast.expr | None, source: Source) -> Any:
-    """The type hint that an annotation means; Other where that is not made of names, literals and Limit(...) alone."""
+    """Evaluate an annotation; Other if it contains more than names, literals and Limit(...)."""
     if node is None:
         return Other
     for part in ast.walk(node):

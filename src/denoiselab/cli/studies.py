@@ -1,6 +1,6 @@
-"""Searches by Optuna: a study goes on where it was stopped, and every trial of it is one job of the sweep.
+"""Optuna searches: a study resumes where it stopped, and each trial is one job of the sweep.
 
-hydra-optuna-sweeper asks for the trials and tells the study what they came to; here is what it leaves out.
+hydra-optuna-sweeper runs the trials and reports their values to the study; this module adds what it lacks.
 """
 
 import logging
@@ -18,7 +18,7 @@ from denoiselab.cli.resume import requested
 from denoiselab.errors import BrokenRunError, ConfigError
 from denoiselab.overrides import key_of
 
-NONE_ENDED = "No trials are completed yet."  # Optuna, asked for the best of none
+NONE_ENDED = "No trials are completed yet."  # Optuna's error for the best of no trials
 
 
 def searches(hydra: DictConfig | HydraConf) -> bool:
@@ -26,7 +26,7 @@ def searches(hydra: DictConfig | HydraConf) -> bool:
 
 
 def check(before: Path, hydra: DictConfig, overrides: Sequence[str]) -> None:
-    """Raises ConfigError for a study whose trials, as its multirun.yaml tells, were of other words."""
+    """Raise ConfigError if the study's saved multirun.yaml has other overrides."""
     saved = OmegaConf.load(before).hydra
     if other := sorted(_words(saved, saved.overrides.task) ^ _words(hydra, overrides)):
         raise ConfigError(
@@ -36,17 +36,17 @@ def check(before: Path, hydra: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _words(hydra: DictConfig, overrides: Sequence[str]) -> set[str]:
-    """What must be equal between the trials of a study: all but where and how they run."""
+    """Return the overrides that all trials of a study share: all but running and naming options."""
     words = [*overrides, *(f"{key}={values}" for key, values in (hydra.sweeper.params or {}).items())]
     keyed = {word.replace(" ", ""): key_of(word) for word in words}
     return {word for word, key in keyed.items() if role(key) not in (Role.RUNNING, Role.NAMING)}
 
 
 def prepare(hydra: DictConfig) -> None:
-    """Before the sweeper begins: asks the study once more for the trials that broke off, with the values that they had.
+    """Re-enqueue interrupted trials with the same values, before the sweeper starts.
 
-    With resume=true for those that failed too, and n_trials counts those of before; else that many more are run. The
-    sampler gets another seed, since with the same one it would propose the first trials again.
+    With resume=true, failed trials are re-enqueued too, and n_trials includes completed ones; otherwise n_trials more
+    are run. The sampler gets another seed, as with the same one it would propose the first trials again.
     """
     import optuna
     from optuna.trial import TrialState
@@ -55,13 +55,13 @@ def prepare(hydra: DictConfig) -> None:
     sweeper, again = hydra.sweeper, requested(hydra.overrides.task)
     try:
         study = optuna.load_study(sweeper.study_name, sweeper.storage)
-    except (KeyError, ValueError):  # there is none yet, or it is kept in memory
+    except (KeyError, ValueError):  # no study yet, or one in memory
         return
     asked: list[dict[str, Any]] = []
     trials = study.trials
     known = [_values(trial) for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.WAITING)]
     for trial in trials:
-        if trial.state == TrialState.RUNNING:  # by a process that is dead: there is one at a time in a sweep's folder
+        if trial.state == TrialState.RUNNING:  # its process is dead, as the sweep's folder is locked
             study.tell(trial.number, state=TrialState.FAIL)
         broken = trial.state == TrialState.RUNNING or (again and trial.state == TrialState.FAIL)
         if broken and (values := _values(trial)) and values not in [*known, *asked]:
@@ -77,7 +77,7 @@ def prepare(hydra: DictConfig) -> None:
 
 
 def _values(trial: Any) -> dict[str, Any]:
-    """A trial's values; those that it is to have, where it waits."""
+    """Return a trial's values, or the enqueued ones if it is waiting."""
     return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
@@ -86,7 +86,7 @@ def _not_told_already(record: logging.LogRecord) -> bool:
 
 
 def comparable(figure: Any) -> float:
-    """What a trial came to. Raises BrokenRunError for what Optuna cannot compare: a NaN would end the whole study."""
+    """Return a trial's metric. Raises BrokenRunError if it is not a finite number, as a NaN would end the study."""
     if not isinstance(figure, int | float) or not math.isfinite(figure):
         raise BrokenRunError(f"it came to no figure that a search can judge it by ({figure})")
     return float(figure)

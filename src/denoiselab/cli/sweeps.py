@@ -1,6 +1,6 @@
-"""Jobs of a sweep: where each lies, what has become of it, and that the others continue when one fails.
+"""Jobs of a sweep: their folders, their status, and how the others continue when one fails.
 
-All that is reported is read from the disk, since jobs may run in other processes and on other machines.
+Reports are read from disk, as jobs may run in other processes and on other machines.
 """
 
 import fcntl
@@ -26,11 +26,11 @@ from denoiselab.report import sweep as report
 from denoiselab.runs import state
 from denoiselab.runs.experiment import SWEEP, free
 
-ERROR = "error.txt"  # in the folder of a job that has failed
+ERROR = "error.txt"  # in the folder of a failed job
 
 
 class Sweeps:
-    """The sweeps that one command runs, each with a lock on its folder. Closing it ends the watch over failures."""
+    """The sweeps of one command, each with a lock on its folder. `close` also stops the reports of failures."""
 
     def __init__(self) -> None:
         self.begun: list[Path] = []
@@ -38,8 +38,8 @@ class Sweeps:
         self._locks, self._watches = ExitStack(), ExitStack()
 
     def hold(self, hydra: DictConfig, overrides: Sequence[str]) -> None:
-        """Locks a folder that holds a sweep already. Raises RunError where another process works in it, ConfigError
-        where it holds another study."""
+        """Lock a folder that already holds a sweep. Raises RunError if another process is running it, ConfigError if it
+        is another study."""
         folder = Path(hydra.sweep.dir)
         if (folder / SWEEP).exists():
             self._lock(folder)
@@ -47,7 +47,7 @@ class Sweeps:
                 studies.check(folder / SWEEP, hydra, overrides)
 
     def begin(self, cfg: DictConfig) -> None:
-        """Before the first job: the folder, its lock, and the configuration to continue it with."""
+        """Create and lock the sweep's folder, and save the configuration for resuming, before the first job."""
         folder = Path(cfg.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock(folder)
@@ -55,7 +55,7 @@ class Sweeps:
         OmegaConf.save(cfg, folder / SWEEP)
         if studies.searches(cfg.hydra):
             studies.prepare(cfg.hydra)
-        if "submitit" in cfg.hydra.launcher._target_:  # its jobs print to files of their own
+        if "submitit" in cfg.hydra.launcher._target_:  # its jobs print to their own files
             self._watches.enter_context(_watched(folder))
 
     def _lock(self, folder: Path) -> None:
@@ -75,7 +75,7 @@ class Sweeps:
 
 @contextmanager
 def _watched(folder: Path) -> Iterator[None]:
-    """Inside, failures of jobs are printed as they happen."""
+    """Print failures of jobs as they happen, inside the context."""
     ended = threading.Event()
     watch = threading.Thread(target=_report_failures, args=(folder, ended), daemon=True)
     watch.start()
@@ -101,10 +101,10 @@ def _failures(folder: Path) -> dict[Path, int]:
 
 
 def job_folder(sweep: str, number: int, overrides: Sequence[str]) -> str:
-    """A job's folder within its sweep's: the one with these overrides already, else the next free number.
+    """Return a job's folder name in its sweep: the one that has these overrides, else the next free number.
 
-    So a sweep that is continued finds its jobs, though others have been added between, and none is overwritten. The
-    overrides are left in a new folder for the next search.
+    A resumed sweep thus finds its jobs even if others were added, and overwrites none. The overrides are saved in a new
+    folder for the next look-up.
     """
     several = swept(Path(sweep))
     wanted = _defining(overrides, several)
@@ -128,12 +128,12 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 def _defining(overrides: Sequence[str], several: set[str]) -> list[str]:
-    """The overrides that define a job, in any order: not how it runs or is judged, unless that is what is swept."""
+    """Return the sorted overrides that define a job; options of running and evaluation count only if swept."""
     return sorted(o for o in overrides if key_of(o) in several or not free(key_of(o)))
 
 
 def surviving(work: Callable[[], Any]) -> Any:
-    """One job's work; a failure is printed at once and kept in its folder, and None is its result."""
+    """Run one job; a failure is printed, saved in its folder, and returned as None."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     try:
@@ -147,7 +147,7 @@ def surviving(work: Callable[[], Any]) -> Any:
         return studies.comparable(metric) if studies.searches(hydra) else metric
     except Exception as error:
         line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if "\n" in line:  # the trace of a process that broke, which ends with the reason
+        if "\n" in line:  # a process's traceback, which ends with the reason
             line = f"{line.splitlines()[0]} ({line.splitlines()[-1]})"
         with replacing(folder / ERROR) as temporary:
             temporary.write_text(f"{line}\n\n{traceback.format_exc()}")
@@ -157,7 +157,7 @@ def surviving(work: Callable[[], Any]) -> Any:
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """What a launcher raises of a process that died, and a search without a completed trial, in one line."""
+    """Turn errors of a launcher, and of a search without a completed trial, into one-line errors."""
     try:
         yield
     except Exception as error:
@@ -175,9 +175,9 @@ def launched() -> Iterator[None]:
 
 
 def conclude(folders: Sequence[Path], together: Path | None = None) -> int:
-    """Prints what has become of the jobs of these sweeps, and sets them side by side; returns the exit status.
+    """Print the status of the sweeps' jobs and a table that compares them; returns the exit status.
 
-    The table lies in the sweep's folder, that of several sweeps in `together`.
+    The table is saved in the sweep's folder, for several sweeps in `together`.
     """
     if not folders:
         return 0
@@ -195,7 +195,7 @@ def conclude(folders: Sequence[Path], together: Path | None = None) -> int:
         lines.append(f"to continue those: python train.py -m run={place} resume=true")
     elif stateful and (failed or left):
         lines.append("to continue those: the same command again")
-    if stateful and "table" not in hydra.callbacks:  # of an experiment that has one of its own
+    if stateful and "table" not in hydra.callbacks:  # else the experiment writes its own
         lines += report.side_by_side(jobs, together or folders[0])
     print("\n".join(lines))
     return 1 if failed or left else 0
@@ -206,7 +206,7 @@ def _jobs(folder: Path) -> list[Path]:
 
 
 def _unfinished(job: Path) -> str:
-    """Why a job has not finished."""
+    """Return the status of a job that has not finished."""
     try:
         state.check_idle(job)
     except RunError:
@@ -215,7 +215,7 @@ def _unfinished(job: Path) -> str:
 
 
 def _line(job: Path) -> str:
-    """A job's folder, its values of what is swept, and why it failed."""
+    """Describe a failed job: its folder, its swept values and its error."""
     overrides = [str(override) for override in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
     several = swept(job.parent)
     own = " ".join(override for override in overrides if key_of(override) in several)
@@ -223,6 +223,6 @@ def _line(job: Path) -> str:
 
 
 def place(job: Path) -> tuple[int, str]:
-    """The key that sorts jobs by their numbers."""
+    """Return the sort key that orders jobs by number."""
     number = job.name.partition("_")[0]
     return (int(number) if number.isdigit() else 0, job.name)

@@ -1,4 +1,4 @@
-"""python train.py: the command around `training.train`."""
+"""python train.py: train a model."""
 
 from omegaconf import DictConfig
 
@@ -8,6 +8,6 @@ from denoiselab.training.train import train
 
 
 def run(cfg: DictConfig, job: Job) -> float | None:
-    """Trains; returns the headline metric, for a search."""
+    """Train; returns the headline metric, for a search."""
     group = job.choices["experiment"] if job.sweep is None else job.sweep.name
     return train(cfg, Start(job.folder, job.choices, group, job.sweep is not None))

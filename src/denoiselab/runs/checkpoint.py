@@ -1,4 +1,4 @@
-"""A run's checkpoints, and which average of its weights is meant: ema.decay=... or ema.sigma_rel=... ."""
+"""A run's checkpoints, and the average of the weights that ema.decay=... or ema.sigma_rel=... selects."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ def checkpoint_of(folder: Path, name: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents. Raises RunError, naming the checkpoints that can be read, for one that cannot."""
+    """Return a checkpoint's contents. Raises RunError, listing the readable checkpoints, if it cannot be read."""
     if not path.exists():
         hint = others(path) or "; it was stopped before it saved one"
         raise RunError(f"{path.parent.parent} has no checkpoint {path.name}{hint}")
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def others(path: Path) -> str:
-    """The readable checkpoints beside `path`, newest first, as the end of a message; empty where there are none."""
+    """List the readable checkpoints beside `path`, newest first, to end a message; empty if there are none."""
     beside = set(path.parent.glob("*.ckpt")) - {path}
     found = [(step, other.stem) for other in beside if (step := step_of(other)) is not None]
     listed = " and ".join(f"checkpoint={name} of step {step}" for step, name in sorted(found)[::-1])
@@ -40,7 +40,7 @@ def others(path: Path) -> str:
 
 
 def check_trained(folder: Path) -> None:
-    """Raises RunError for an evaluation's folder, and names the run that it evaluated."""
+    """Raise RunError for an evaluation's folder, with the name of the evaluated run."""
     metrics = folder / "metrics.json"
     run = read_json(metrics).get("run") if metrics.is_file() and not (folder / "checkpoints").is_dir() else None
     if run is not None:
@@ -48,14 +48,14 @@ def check_trained(folder: Path) -> None:
 
 
 def frozen_weights(state: dict[str, Any]) -> Weights:
-    """The weights of a checkpoint's pipeline that are not trained, and so have no averages."""
+    """Return the weights of a checkpoint's pipeline that are not trained and have no averages."""
     prefix = "pipeline."
     every = {k.removeprefix(prefix): v for k, v in state.get("state_dict", {}).items() if k.startswith(prefix)}
     return {name: values for name, values in every.items() if name not in state["ema"]["weights"]}
 
 
 def averaged(state: dict[str, Any], folder: Path, average: Mapping[str, float | None] | None) -> tuple[str, Weights]:
-    """(name, weights) of a checkpoint's average; by default the one that the run was evaluated with.
+    """Return (name, weights) of a checkpoint's average, by default the one used in the run's evaluations.
 
     average: {"decay": d} or {"sigma_rel": s}. Raises RunError for one that the run did not keep.
     """
@@ -82,7 +82,6 @@ def averaged(state: dict[str, Any], folder: Path, average: Mapping[str, float | 
 
 
 def _snapshots(folder: Path, step: int) -> list[Snapshot]:
-    """The snapshots of a run up to a step."""
     found: list[Snapshot] = []
     for path in sorted(folder.glob("*.pt"), key=lambda path: int(path.stem)):
         found += [Snapshot(*values) for values in torch.load(path, map_location="cpu", weights_only=True)]

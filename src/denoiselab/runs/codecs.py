@@ -1,7 +1,7 @@
-"""Codecs that are not trained with a run: codec=vae, those of another run, and codec=diffusers.
+"""Pretrained codecs of a run: codec=vae, from another run, and codec=diffusers.
 
-What such a codec is, and the sha256 of its weights, become part of the run's own configuration when training begins;
-another run's weights and the scale of the latents are in the run's checkpoints. So that run's folder is opened once.
+When training starts, the codec's configuration and the sha256 of its weights enter the run's own configuration. Another
+run's codec weights and the latent scale are saved in the run's checkpoints, so the other folder is read only once.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ CODE = hashlib.sha256(
 
 
 def describe(cfg: DictConfig, own: Path | None = None) -> None:
-    """Puts what the codec is into cfg.codec, where it is not there yet: `model`, its configuration, and `sha256`.
+    """Add the codec's configuration, `model`, and the `sha256` of its weights to cfg.codec, if missing.
 
-    own: the checkpoint that a run goes on from, which says it without the codec's folder. Raises RunError.
+    own: the checkpoint to resume from, which contains both without the codec's folder. Raises RunError.
     """
     if not {"run", "folder"} & set(cfg.codec) or "sha256" in cfg.codec:
         return
@@ -52,7 +52,7 @@ def describe(cfg: DictConfig, own: Path | None = None) -> None:
 
 
 def trained_codec(run: str, checkpoint: str) -> Loaded:
-    """An autoencoder's run. Raises RunError for a run of another kind."""
+    """Load an autoencoder's run. Raises RunError for a run of another kind."""
     try:
         loaded = open_run(run, checkpoint, torch.device("cpu"))
     except RunError as error:
@@ -65,7 +65,7 @@ def trained_codec(run: str, checkpoint: str) -> Loaded:
 
 
 def digest(codec: torch.nn.Module) -> str:
-    """sha256 of a codec's weights, 64 hexadecimal digits."""
+    """Return the sha256 of a codec's weights, 64 hexadecimal digits."""
     found = hashlib.sha256()
     for name, values in sorted(codec.state_dict().items()):
         found.update(f"{name} {values.dtype} {list(values.shape)}".encode())
@@ -74,9 +74,9 @@ def digest(codec: torch.nn.Module) -> str:
 
 
 def ready(codec: Latents, cfg: DictConfig, source: Source, own: Path | None = None) -> Source:
-    """Gives the codec its weights and its scale, and the data their latents where they are to be kept.
+    """Load the codec's weights and scale; return the data, with latents if they are to be cached.
 
-    own: the checkpoint that a run goes on from, which has both.
+    own: the checkpoint to resume from, which contains weights and scale.
     """
     if own is not None:
         prefix = "pipeline.codec."
@@ -110,7 +110,7 @@ def ready(codec: Latents, cfg: DictConfig, source: Source, own: Path | None = No
 
 
 def _encoder(codec: Latents, cfg: DictConfig) -> Callable[[Tensor], Tensor]:
-    """uint8 images -> latents before they are scaled, on the CPU; made where the training will be."""
+    """Return a function from uint8 images to unscaled latents on the CPU, computed on the training device."""
     there = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
     device = torch.device("cuda" if there else "cpu")
 
@@ -130,7 +130,7 @@ def _batches(images: ImageSet, what: str) -> Iterator[Tensor]:
 
 @final
 class WithLatents(ImageSet):
-    """The same images, each batch with "latent": (B, C, h, w), and "mirrored_latent", those of the mirrored images."""
+    """Image set with "latent": (B, C, h, w) in each batch, and "mirrored_latent" for the mirrored images."""
 
     def __init__(self, images: ImageSet, latents: Tensor, mirrored: Tensor | None = None) -> None:
         self.labels = images.labels
@@ -147,7 +147,7 @@ class WithLatents(ImageSet):
 
 @final
 class Encoded(Source):
-    """The same data with their latents."""
+    """Source with the latents of its images."""
 
     def __init__(self, source: Source, train: WithLatents, test: WithLatents) -> None:
         self.name, self.class_names, self.flip = source.name, source.class_names, source.flip

@@ -1,4 +1,4 @@
-"""The configuration that a run was started with, read back from its folder or from an exported file. Needs no torch."""
+"""A run's configuration, read from its run folder or an exported file. Needs no torch."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from denoiselab.runs import export
 
 
 def saved_config(folder: str | Path) -> DictConfig:
-    """A run's configuration as Hydra wrote it, unresolved. Raises RunError for a folder that is no training run's."""
+    """Return a run's configuration as Hydra saved it, unresolved. Raises RunError if it is not a training run."""
     if export.is_export(folder):
         return OmegaConf.create(export.about(folder)["unresolved"])
     folder = Path(folder)
@@ -29,7 +29,7 @@ def saved_config(folder: str | Path) -> DictConfig:
 
 
 def results_folder(run: str | None, analytic: str | None) -> str:
-    """The folder that holds what is made of a run, or of an exact denoiser."""
+    """Return the folder for results of a run or of an exact denoiser."""
     if run is None:
         return f"outputs/analytic/{analytic}"
     return str(Path(run).with_suffix("")) if export.is_export(run) else run

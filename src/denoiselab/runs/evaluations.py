@@ -1,8 +1,7 @@
-"""Evaluations on disk: a finished one is found by its identity, an interrupted one is gone on with.
+"""Evaluations on disk: a finished one is found by its identity, an interrupted one is resumed.
 
-An evaluation's folder has run.json with its identity and what has become of it, and a lock while it runs (state.py);
-saved.pt, what is accumulated of the figures that are being found; the figures of each part that is done; and at the end
-metrics.json and its pictures.
+An evaluation's folder has run.json with its identity and status, and a lock while it runs (state.py); saved.pt, the
+accumulated state of the part in progress; the metrics of each finished part; and at the end metrics.json and images.
 """
 
 import fcntl
@@ -25,14 +24,14 @@ _MADE = ("grid.png", "points.png", "likelihood.csv", "likelihood.png")
 
 
 class Kept:
-    """An evaluation's folder. `finished` is the folder in which it was finished before, None where it was not."""
+    """An evaluation's folder. `finished`: the folder of an earlier finished one; `gone_on`: of the one resumed."""
 
     def __init__(self, folder: Path, finished: Path | None = None, gone_on: Path | None = None) -> None:
         self.folder, self.finished, self.gone_on = folder, finished, gone_on
         self.saved = folder / _SAVED
 
     def part(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The figures of one part: those that were found before, or else what `find` gives, which are kept."""
+        """Return one part's metrics: saved ones, or else the result of `find`, which is saved."""
         path = self.folder / f"part.{name}.json"
         if not path.exists():
             write_json(find(), path)
@@ -40,23 +39,23 @@ class Kept:
         return json.loads(path.read_text())
 
     def conclude(self, figures: dict[str, Any]) -> None:
-        """Writes metrics.json; the parts are in it."""
+        """Write metrics.json and delete the files of the parts."""
         write_json(figures, self.folder / METRICS)
         for path in self.folder.glob(_PARTS):
             path.unlink()
 
     @property
     def made(self) -> list[Path]:
-        """What there is to look at."""
+        """The result files that exist."""
         return [self.folder / name for name in (*_MADE, METRICS) if (self.folder / name).exists()]
 
 
 @contextmanager
 def evaluating(folder: Path, home: Path, identity: str, again: bool = False, copies: bool = True) -> Iterator[Kept]:
-    """Inside, this process alone evaluates what the identity says. `home` is where evaluations of the run lie.
+    """Reserve the evaluation of this identity for this process. `home`: the folder of the run's evaluations.
 
-    What was interrupted there, or in `folder` itself, is moved to `folder`; of what was finished a copy is made there,
-    or it is taken where it lies. `again`: neither is asked for. Raises RunError where another process is at it.
+    An interrupted evaluation in `home` or `folder` is moved to `folder`; a finished one is copied there, or with
+    copies=False used in place. `again`: evaluate anew. Raises RunError if another process is evaluating the same.
     """
     folder = folder.resolve()
     with ExitStack() as stack:
@@ -86,7 +85,7 @@ def evaluating(folder: Path, home: Path, identity: str, again: bool = False, cop
 
 
 def _found(folder: Path, home: Path, identity: str) -> list[Path]:
-    """The folders of this evaluation, the newest first. Raises RunError where another process is at it."""
+    """Return the folders of this identity, newest first, copies last. Raises RunError if another process uses one."""
     paths = [*home.rglob(state.NAME), folder / state.NAME]
     same = {path.parent.resolve() for path in paths if state.read(path.parent).get("identity") == identity}
     for path in same:
@@ -107,7 +106,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Another evaluation that was in this folder leaves nothing behind in it."""
+    """Delete the files of another evaluation from the folder."""
     for path in [*_parts(folder), *(folder / name for name in (*_MADE, METRICS))]:
         path.unlink(missing_ok=True)
     state.write(folder, wandb_id=None)
@@ -115,7 +114,7 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def _one_at_a_time(home: Path) -> Iterator[None]:
-    """A lock on the folder, so that two processes that start at once do not both find nothing."""
+    """Lock the folder, so that two processes starting at once do not both find no evaluation."""
     home.mkdir(parents=True, exist_ok=True)
     handle = os.open(home, os.O_RDONLY)
     try:

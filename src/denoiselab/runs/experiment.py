@@ -1,4 +1,4 @@
-"""What makes a run the experiment that it is: its identity, and what may change when it is resumed."""
+"""Identity of an experiment, and the options that may change when a run is resumed."""
 
 import csv
 import hashlib
@@ -12,24 +12,24 @@ from denoiselab.errors import ConfigError
 from denoiselab.files import replacing
 from denoiselab.nested import leaves
 
-SWEEP = "multirun.yaml"  # in a sweep's folder: the configuration that it was started with
-ASIDE = "metrics.csv.kept"  # while Lightning's logger is made, which would delete it
+SWEEP = "multirun.yaml"  # the configuration of a sweep, in its folder
+ASIDE = "metrics.csv.kept"  # while Lightning's logger is created, which would delete it
 _FREE = (Role.SAMPLING, Role.JUDGING, Role.RUNNING, Role.NAMING)
 
 
 def free(key: str) -> bool:
-    """Whether a resumed run may have another value of this option: it is still the same experiment."""
+    """Whether this option may change when a run is resumed, as the experiment stays the same."""
     return role(key) in _FREE or key == "trainer.max_steps"
 
 
 def identity(config: dict[str, Any]) -> str:
-    """A hash of all in a resolved configuration that makes it this experiment: 12 hexadecimal digits."""
+    """Hash the options of a resolved configuration that define the experiment: 12 hexadecimal digits."""
     found = sorted((key, repr(value)) for key, value in leaves(config) if role(key) not in _FREE)
     return hashlib.blake2b(json.dumps(found).encode(), digest_size=6).hexdigest()
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What has changed, a line each: key: before -> now. Raises ConfigError for what makes it another experiment."""
+    """Return the changes, one line each: key: before -> now. Raises ConfigError if one makes another experiment."""
     old, new = dict(leaves(before)), dict(leaves(now))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and role(key) is not Role.NAMING]
     lines = {key: f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in changed}
@@ -49,13 +49,13 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def validated(saved: dict[str, Any]) -> bool:
-    """Whether a checkpoint was written after the validation of its step; else that comes first when it is resumed."""
+    """Whether a checkpoint follows its step's validation; if not, a resumed run validates first."""
     batches = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
     return bool(batches["completed"] == batches["processed"])
 
 
 def cut(table: Path, step: int, validated: bool = True) -> None:
-    """metrics.csv as it was when the checkpoint of this step was written: what followed will be logged again."""
+    """Truncate metrics.csv to its state at the checkpoint of this step; later rows will be logged again."""
     aside = table.with_name(ASIDE)
     if aside.exists():
         os.replace(aside, table)
@@ -64,7 +64,7 @@ def cut(table: Path, step: int, validated: bool = True) -> None:
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
         rows, names = list(reader), reader.fieldnames or []
-    whole = [row for row in rows if row["step"]]  # a process that is killed may leave half a row behind
+    whole = [row for row in rows if row["step"]]  # a killed process may leave half a row
     kept = [row for row in whole if int(row["step"]) <= step]
     if not validated:
         kept = [row for row in kept if int(row["step"]) < step or not row.get("val/loss")]

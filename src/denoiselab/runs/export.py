@@ -1,6 +1,6 @@
-"""A run in one file: averaged weights as safetensors, and in its metadata all that it takes to build the model again.
+"""A run in one safetensors file: averaged weights, and metadata from which the model is rebuilt.
 
-Values of the metadata are strings: texts as they are, the others as JSON.
+Metadata values are strings, those that are not text as JSON.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from denoiselab.errors import RunError
 from denoiselab.files import replacing, short
 from denoiselab.runs import trust
 
-if TYPE_CHECKING:  # the metadata are read before torch is imported
+if TYPE_CHECKING:  # metadata are read without torch
     from denoiselab.ema import Weights
 
 FORMAT = "1"
@@ -25,12 +25,12 @@ _TEXT = ("ema", "checkpoint", "code", "sha256")
 
 
 def is_export(run: str | Path) -> bool:
-    """Whether run=... names a file that was exported rather than a run's folder."""
+    """Whether run=... is an exported file rather than a run folder."""
     return Path(run).suffix == ".safetensors"
 
 
 def write(path: Path, weights: "Weights", facts: dict[str, Any]) -> None:
-    """The file, whole or not at all; `facts` are those that `about` gives. Raises RunError if it cannot be written."""
+    """Write the file atomically; `facts`: as returned by `about`, without sha256. Raises RunError if writing fails."""
     from safetensors.torch import save
 
     weights = {name: values.detach().cpu().contiguous() for name, values in weights.items()}
@@ -46,8 +46,8 @@ def write(path: Path, weights: "Weights", facts: dict[str, Any]) -> None:
 
 
 def about(path: str | Path) -> dict[str, Any]:
-    """What a file says of itself: config, unresolved (as written in conf/), image_shape, num_classes, class_names,
-    step, ema, checkpoint and code. Raises RunError."""
+    """Return a file's metadata: config, unresolved (as written in conf/), image_shape, num_classes, class_names, step,
+    ema, checkpoint, code and sha256. Raises RunError."""
     return _parsed(Path(path), _metadata(Path(path)))
 
 
@@ -74,7 +74,7 @@ def _parsed(path: Path, told: dict[str, str]) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> tuple["Weights", dict[str, Any]]:
-    """(weights, what `about` says). Raises RunError too for weights that have changed, and as `trust.check` does."""
+    """Return (weights, metadata). Raises RunError, also for a wrong checksum and as `trust.check` does."""
     from safetensors.torch import load_file
 
     raw = _metadata(Path(path))
@@ -87,7 +87,7 @@ def read(path: str | Path) -> tuple["Weights", dict[str, Any]]:
 
 
 def _digest(weights: "Weights", told: dict[str, str]) -> str:
-    """sha256 of what the file says of itself, and of the weights' names, types, shapes and all bits."""
+    """Return the sha256 of the metadata and of the weights' names, dtypes, shapes and bits."""
     import torch
 
     digest = hashlib.sha256(json.dumps({k: v for k, v in told.items() if k != "sha256"}, sort_keys=True).encode())

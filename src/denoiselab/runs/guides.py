@@ -1,4 +1,4 @@
-"""Trained runs as guides: the classifier of classifier guidance, the weak model of autoguidance."""
+"""Trained runs as guides: classifiers for classifier guidance, weak models for autoguidance."""
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ from denoiselab.schedules import Schedule
 
 
 class _Guide:
-    """A run's model on whichever device it is asked."""
+    """A run's model, moved to the device of its input."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline.requires_grad_(False)
         self.translated = AtSameSNR(pipeline.denoiser.schedule)
 
     def asked(self, x_t: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """(x_t, t) of `schedule` as this model knows them. Raises RunError for images of another shape."""
+        """Translate (x_t, t) from `schedule` to this model's own. Raises RunError for images of another shape."""
         if x_t.shape[1:] != torch.Size(self.pipeline.latent_shape):
             raise RunError(
                 f"the guide's run was trained on images of shape {list(self.pipeline.latent_shape)}, and these have "
@@ -34,14 +34,14 @@ class _Guide:
 
 class ClassifierGuide(_Guide):
     def __call__(self, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-        """Class scores (B, classes)."""
+        """Return class scores, (B, classes)."""
         return self.pipeline.denoiser.output(*self.asked(x_t, t, schedule)).F
 
 
 class WeakGuide(_Guide):
     def __call__(self, x_t: Tensor, t: Tensor, schedule: Schedule, label: Tensor | None) -> Prediction:
         conditioner = self.pipeline.conditioner
-        if label is None:  # the model that is guided is told nothing, and so is this one
+        if label is None:  # unconditional, like the guided model
             cond = conditioner.null(conditioner({"label": torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)}))
         else:
             cond = conditioner({"label": label})
@@ -49,7 +49,7 @@ class WeakGuide(_Guide):
 
 
 def classifier(run: str | None, checkpoint: str = "last") -> ClassifierGuide:
-    """Raises ConfigError without a run, RunError for one that is no classifier's."""
+    """Load a classifier. Raises ConfigError without a run, RunError if the run is not a classifier."""
     pipeline = _loaded(run, checkpoint, "guidance.classifier.run", "one of experiment=noisy_classifier")
     if not isinstance(pipeline.denoiser.backbone, Encoder):
         raise RunError(f"run {run} is no classifier; train one with python train.py experiment=noisy_classifier")
@@ -57,7 +57,7 @@ def classifier(run: str | None, checkpoint: str = "last") -> ClassifierGuide:
 
 
 def weak_model(run: str | None, checkpoint: str = "last") -> WeakGuide:
-    """Raises ConfigError without a run, RunError for a classifier's."""
+    """Load a weak denoiser. Raises ConfigError without a run, RunError for a classifier or a condition beyond class."""
     pipeline = _loaded(run, checkpoint, "guidance.weak.run", "of a smaller or less trained model")
     if isinstance(pipeline.denoiser.backbone, Encoder):
         raise RunError(f"run {run} is a classifier; autoguidance needs a denoiser, smaller or less trained")
@@ -69,7 +69,7 @@ def weak_model(run: str | None, checkpoint: str = "last") -> WeakGuide:
 
 
 def check_codec(recipe: Recipe, pipeline: Pipeline) -> None:
-    """Raises RunError for a guide that knows other latents: of the same shape, they mean other things."""
+    """Raise RunError for a guide trained on other latents, which differ even if their shape is the same."""
     for guide in vars(recipe.guidance).values():
         if isinstance(guide, _Guide) and not _same(guide.pipeline.codec, pipeline.codec):
             raise RunError(
@@ -82,7 +82,7 @@ def _same(one: Codec, other: Codec) -> bool:
     if not isinstance(one, Latents) or not isinstance(other, Latents):
         return type(one) is type(other)
     weights = [getattr(codec.model, "sha256", None) or codecs.digest(codec.model) for codec in (one, other)]
-    # Measured in batches, on another device or kept in half precision, the scale differs by less.
+    # Batches, devices or half precision change the measured scale by less than this.
     pairs = [(one.scale / other.scale, torch.ones(())), (one.shift / other.scale, other.shift / other.scale)]
     close = [torch.allclose(a.cpu().float(), b.cpu().float(), rtol=0.01, atol=0.01) for a, b in pairs]
     return weights[0] == weights[1] and all(close)

@@ -1,7 +1,7 @@
-"""What an evaluation is, as one hash of all that decides its figures: two of the same identity have the same figures.
+"""Identity of an evaluation, a hash of all that determines its metrics: equal identities have equal metrics.
 
-That is the resolved configuration but for where and how it runs, the weights, the data, what the figures look through,
-and the code itself: a changed line of it never gives an old figure back.
+It covers the resolved configuration except where and how it runs, the weights, the data, the feature extractor and the
+code itself, so that changed code never reuses old metrics.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ PACKAGE = Path(denoiselab.__file__).parent
 
 @cache
 def source() -> str:
-    """A hash of the package's own files: 12 hexadecimal digits."""
+    """Hash the package's own source files: 12 hexadecimal digits."""
     return _hash({str(path.relative_to(PACKAGE)): path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))})
 
 
 def code_version() -> str:
-    """The package's version, and the commit where the code is a git checkout."""
+    """Return the package's version, with the commit if the code is in a git checkout."""
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=PACKAGE, capture_output=True, text=True, check=False
     )
@@ -46,9 +46,9 @@ def code_version() -> str:
 def identity(
     cfg: DictConfig, trained: DictConfig, pipeline: Pipeline, data: Source, looked_through: str, about: dict[str, Any]
 ) -> str:
-    """12 hexadecimal digits. `looked_through` is the digest of the extractor's weights, empty where there is none.
+    """Hash an evaluation: 12 hexadecimal digits. `looked_through`: the digest of the extractor's weights, or empty.
 
-    `trained` is the configuration that the pipeline was built from, `about` its checkpoint's step and average.
+    `trained`: the configuration that the pipeline was built from. `about`: its checkpoint's step and average.
     """
     now, model = plain(cfg), plain(trained)
     told = {key: repr(value) for key, value in _leaves(now)}
@@ -65,7 +65,7 @@ def identity(
     told |= {
         "step": repr((about.get("step"), about.get("ema"))),
         "weights": _of_weights(pipeline),
-        "conditioner": str(pipeline.conditioner),  # a frozen encoder is in no checkpoint, and says here which it is
+        "conditioner": str(pipeline.conditioner),  # names a frozen encoder, which is in no checkpoint
         "data": data.fingerprint,
         "extractor": looked_through,
         "source": source(),
@@ -76,7 +76,7 @@ def identity(
 
 
 def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What decides metrics: not where it runs, nor the names of weights and files, whose contents are hashed."""
+    """Yield the options that determine metrics: not running options, nor paths of files hashed by content."""
     for key, value in leaves(config):
         files = key.startswith(("metrics.", "extractor.")) and key.endswith((".cache", ".weights"))
         named = files or axes.within(key, axes.WEIGHTS)
@@ -85,7 +85,7 @@ def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _of_weights(pipeline: Pipeline) -> str:
-    """Of an exact denoiser's too, which are none or the data."""
+    """Hash a pipeline's state, also an exact denoiser's, which is empty or the data."""
     digest = hashlib.sha256()
     for name, values in sorted(pipeline.state_dict().items()):
         digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
@@ -94,7 +94,7 @@ def _of_weights(pipeline: Pipeline) -> str:
 
 
 def _own_file(target: str) -> Path | None:
-    """The file in which a `_target_` is defined, where that is the user's own: no part of ours or of a library."""
+    """Return the file that defines a `_target_` if it is the user's own, not this package's or a library's."""
     parts = target.split(".")
     for end in range(len(parts), 0, -1):
         module = sys.modules.get(".".join(parts[:end]))

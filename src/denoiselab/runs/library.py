@@ -1,4 +1,4 @@
-"""Trained runs for other programs: from denoiselab import load."""
+"""Trained runs in other programs: from denoiselab import load."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from denoiselab.runs.load import open_run
 
 
 class Model(NamedTuple):
-    """A trained model, how its run makes samples, and the facts: config, image_shape, num_classes, step and others."""
+    """A trained model, its run's sampling recipe, and facts: config, image_shape, num_classes, step and others."""
 
     pipeline: Pipeline
     recipe: Recipe
@@ -26,9 +26,9 @@ def load(
     decay: float | None = None,
     sigma_rel: float | None = None,
 ) -> Model:
-    """The model of a run's folder, or of a file that export.py has made of one.
+    """Load a model from a run folder or a file of export.py.
 
-    decay or sigma_rel: another average than the run's own. Raises RunError.
+    decay or sigma_rel: an average other than the run's default. Raises RunError.
     """
     pipeline, config, about = open_run(run, checkpoint, torch.device(device), {"decay": decay, "sigma_rel": sigma_rel})
     sampled = recipe(config)

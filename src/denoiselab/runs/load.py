@@ -1,4 +1,4 @@
-"""A trained run, or an exact denoiser, as a model that can be sampled."""
+"""Loading of trained runs and exact denoisers as models to sample from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +24,9 @@ from denoiselab.runs import export
 
 
 class Loaded(NamedTuple):
-    """A pipeline with averaged weights, the configuration that it was built from, and the facts of its checkpoint.
+    """A pipeline with averaged weights, the configuration that it was built from, and its checkpoint's facts.
 
-    about["origin"] says where it comes from, for provenance: run, checkpoint, step and ema.
+    about["origin"] is its provenance: run, checkpoint, step and ema.
     """
 
     pipeline: Pipeline
@@ -35,7 +35,7 @@ class Loaded(NamedTuple):
 
 
 def device(name: str) -> torch.device:
-    """Raises RunError for one that this machine does not have."""
+    """Return the device of that name, or the best for "auto". Raises RunError if the machine does not have it."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, here in there.items() if here))
@@ -47,10 +47,10 @@ def device(name: str) -> torch.device:
 def open_run(
     folder: str | Path, checkpoint: str, on: torch.device, average: Mapping[str, float | None] | None = None
 ) -> Loaded:
-    """The model of a run's folder, or of a file of export.py.
+    """Load the model of a run folder or of a file of export.py.
 
-    The configuration is the one in the checkpoint: the run as it was, whatever conf/ says today. average: another one
-    than the run's own, see `checkpoint.averaged`. Raises RunError.
+    The configuration is the checkpoint's, whatever conf/ contains now. average: other than the run's default, see
+    `checkpoint.averaged`. Raises RunError.
     """
     if export.is_export(folder):
         return _exported(str(folder), checkpoint, on, average)
@@ -68,7 +68,7 @@ def open_run(
 
 
 def _exported(file: str, checkpoint: str, on: torch.device, average: Mapping[str, float | None] | None) -> Loaded:
-    """The same for a file of export.py, which holds one average of one checkpoint."""
+    """Load a file of export.py, which holds one average of one checkpoint."""
     weights, about = export.read(file)
     for key, value in (average or {}).items():
         if value is not None and f"{key}={value:g}" != about["ema"]:
@@ -97,9 +97,9 @@ def _built(about: dict[str, Any], weights: Weights, path: Path) -> tuple[Pipelin
 
 
 def exact(cfg: DictConfig, on: torch.device) -> Loaded:
-    """The exact denoiser analytic=<option> of the training images; flipped too, where training flips them.
+    """Build the exact denoiser analytic=<option> of the training images, with flipped copies if data.flip is set.
 
-    Raises ConfigError for guidance by classes where there are none.
+    Raises ConfigError for class guidance where there are no classes.
     """
     source = make(cfg, "data")
     batch = source.train.__getitems__(range(len(source.train)))
@@ -122,7 +122,7 @@ def exact(cfg: DictConfig, on: torch.device) -> Loaded:
 
 
 def requested(cfg: DictConfig) -> Loaded:
-    """The trained run or exact denoiser that a command names. Raises RunError for a classifier's run."""
+    """Load the trained run or exact denoiser that a command selects. Raises RunError for a classifier's run."""
     on = device(cfg.device)
     if cfg.analytic:
         return exact(cfg, on)

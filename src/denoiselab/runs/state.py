@@ -1,4 +1,4 @@
-"""What has become of a run: run.json in its folder, and a lock while it runs."""
+"""Status of a run: run.json in its folder, and a lock while it runs."""
 
 import fcntl
 import json
@@ -16,26 +16,26 @@ NAME = "run.json"
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Empty where there is none."""
+    """Return the contents of run.json, empty if there is none."""
     path = folder / NAME
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write(folder: Path, **facts: Any) -> None:
-    """Adds to what is written there."""
+    """Update run.json with these facts."""
     with replacing(folder / NAME) as temporary:
         temporary.write_text(json.dumps(read(folder) | facts, indent=2) + "\n")
 
 
 def check_idle(folder: Path) -> None:
-    """Raises RunError for a run that is going on."""
+    """Raise RunError if the run is in progress."""
     if (folder / ".lock").exists():
         with (folder / ".lock").open("a+") as lock:
             _take(lock, folder)
 
 
 def _take(lock: IO[str], folder: Path) -> None:
-    """Locks a run until the file is closed."""
+    """Lock a run until the file is closed."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -46,10 +46,10 @@ def _take(lock: IO[str], folder: Path) -> None:
 
 @contextmanager
 def running(folder: Path, identity: str) -> Iterator[None]:
-    """run.json says running inside; afterwards finished, or failed or interrupted and why.
+    """Record the status "running" in run.json, and afterwards "finished", or "failed" or "interrupted" with the error.
 
-    A process that is killed leaves "running" behind, but not the lock: so one that is running is told from one that is
-    dead. Raises RunError for the first.
+    A killed process leaves "running" behind but not the lock, which distinguishes it from one in progress. Raises
+    RunError for the latter.
     """
     with (folder / ".lock").open("a+") as lock:
         _take(lock, folder)
@@ -59,7 +59,7 @@ def running(folder: Path, identity: str) -> Iterator[None]:
             yield
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-            with suppress(OSError):  # on a full disk the error is told all the same
+            with suppress(OSError):  # on a full disk, still raise the original error
                 write(folder, status=status, error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
             raise
         write(folder, status="finished")

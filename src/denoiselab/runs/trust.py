@@ -1,4 +1,4 @@
-"""A configuration says what is called to build it. One that came with a file may call the parts of a model, no more."""
+"""Check of the `_target_`s that an exported file's configuration calls: only parts of a model are allowed."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from denoiselab.assembly.aliases import target as present
 from denoiselab.axes import Role
 from denoiselab.errors import RunError
 
-# Where these are defined: a configuration of ours calls nothing else to build and to sample.
+# Packages of the parts: our configurations call nothing else to build a model and sample from it.
 _PARTS = (
     *("codecs", "conditioning", "backbones", "schedules", "parameterizations", "data", "spacings", "samplers"),
     *("thresholding", "guidance", "inpainting", "runs.guides"),
@@ -21,7 +21,7 @@ _HOMES = tuple(f"denoiselab.{part}" for part in _PARTS)
 
 
 def check(path: Path, config: dict[str, Any], unresolved: dict[str, Any]) -> None:
-    """What a file's configuration would have called to build its model and to sample from it. Raises RunError."""
+    """Raise RunError if a file's configuration calls anything but parts to build its model and sample from it."""
     if "${" in json.dumps(config):
         raise RunError(f"{path} is damaged: its configuration is not resolved; do not trust this file")
     for target in {*_targets(config), *_targets(unresolved)}:
@@ -42,7 +42,7 @@ def _targets(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_part(target: str, path: Path) -> bool:
-    """Whether it is a part of ours, or a class derived from one or from torch's modules."""
+    """Whether the target is one of our parts, or derived from one or from torch.nn."""
     try:
         found = get_object(target)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""How the trainer's checkpoints go to disk and come back."""
+"""Reading and writing of the trainer's checkpoints."""
 
 import os
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from denoiselab.files import replacing, step_of
 
 
 def kept(path: Path) -> str:
-    """In words, that this checkpoint is there to go on from, or is not."""
+    """Say whether there is a checkpoint to resume from, as part of a message."""
     step = step_of(path)
     return "no checkpoint had been written" if step is None else f"{os.path.relpath(path)} of step {step} is good"
 
 
 class WholeFiles(CheckpointIO):
-    """A checkpoint is whole or not there, and holds plain values: it is read with weights_only.
+    """CheckpointIO that writes atomically and reads with weights_only.
 
-    Lightning's own first writes to the system's temporary folder, which may be small, and is not flushed to the disk.
+    Lightning's own writes to the system's temporary folder first, which may be small, and does not flush to disk.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises OSError where it cannot be written; what was there before stays."""
+        """Raise OSError if writing fails; an existing file stays as it was."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A file rather than its name, for which torch has a writer that does not say what went wrong.
+        # A file object: given a path, torch's writer does not report the cause of a failure.
         with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
 

@@ -1,4 +1,4 @@
-"""What breaks a command though nobody slipped, in one line: no memory left, no room on the disk, nowhere to write."""
+"""One-line errors for system faults: out of memory, disk full, folder not writable."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ _NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS
 
 @contextmanager
 def told(cfg: DictConfig | None = None, folder: Path | None = None) -> Iterator[None]:
-    """Inside, such an error becomes one of one line. `cfg` and `folder` are those of a training."""
+    """Turn a system fault inside the context into a one-line error. `cfg` and `folder`: of a training, if it is one."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, InstantiationException) as error:
@@ -30,7 +30,7 @@ def told(cfg: DictConfig | None = None, folder: Path | None = None) -> Iterator[
 
 
 def _line(error: BaseException, cfg: DictConfig | None, folder: Path | None) -> UserError | None:
-    if isinstance(error, InstantiationException):  # Hydra's own around what a part has met as it was made
+    if isinstance(error, InstantiationException):  # Hydra's wrapper around a part's own error
         return _line(error.__cause__, cfg, folder) if error.__cause__ else None
     code = error.errno if isinstance(error, OSError) else None
     if code in _NO_ROOM or code in _NO_PLACE:
@@ -48,7 +48,7 @@ def _line(error: BaseException, cfg: DictConfig | None, folder: Path | None) -> 
 
 
 def _less(error: BaseException, cfg: DictConfig) -> str:
-    """Where in a training it was, and what to take less of."""
+    """Say where in a training memory ran out, and which option to lower."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     inside = {type(frame.f_locals.get("self")).__name__ for frame in frames}
     for name, key in _beside(cfg).items():
@@ -75,7 +75,7 @@ def _less(error: BaseException, cfg: DictConfig) -> str:
 
 
 def _beside(cfg: DictConfig) -> dict[str, str]:
-    """What computes beside the training, and the key that says how much at once."""
+    """Return the callbacks that compute beside the training, each with the key of its batch size."""
     own = {part._target_.rpartition(".")[2]: (name, part) for name, part in cfg.callbacks.items() if part}
     keys = {
         kind: f"callbacks.{name}.{'batch_size' if 'batch_size' in part else 'n'}" for kind, (name, part) in own.items()

@@ -1,4 +1,4 @@
-"""One training run with Lightning, from its parts to its figures."""
+"""Run one training with Lightning, from its parts to its final metrics."""
 
 import logging
 import os
@@ -39,9 +39,9 @@ from denoiselab.training.system import AutoencoderSystem, DiffusionSystem, Syste
 def fit(
     cfg: DictConfig, parts: Parts, start: Start, resumed: Resumed | None = None
 ) -> tuple[float | None, Signals | None]:
-    """Trains and leaves all that it made in the run's folder.
+    """Train and write all results to the run folder.
 
-    Returns the headline figure, for a search, and the signal that asked it to stop when it had no steps left to stop.
+    Returns the headline metric, for a search, and the signal, if any, that arrived after the last step.
     """
     quiet()
     folder, group = start.folder, start.group
@@ -55,14 +55,14 @@ def fit(
         callbacks["likelihood"] = BitsPerDim(likelihood(cfg, parts.source), cfg.likelihood.every)
     if system.ema.snapshot_every:
         callbacks["snapshots"] = Snapshots(system.ema.snapshot_every)
-    if "checkpoint" in callbacks:  # last, as a run that goes on from it does nothing of that step again
+    if "checkpoint" in callbacks:  # last: a resumed run repeats nothing of the saved step
         callbacks["checkpoint"] = callbacks.pop("checkpoint")
     if resumed and resumed.wandb_group:
-        group = resumed.wandb_group  # a job of a sweep may go on by itself
+        group = resumed.wandb_group  # a sweep's job may be resumed on its own
     stop = Stop()
     trainer = make_trainer(cfg, folder, [*callbacks.values(), stop])
     part = batch_part(cfg.batch_size, trainer)
-    if trainer.is_global_zero:  # a run that was killed before its first checkpoint may have logged something, too
+    if trainer.is_global_zero:  # a run killed before its first checkpoint may have logged too
         experiment.cut(folder / "metrics.csv", *((resumed.step, resumed.validated) if resumed else (-1,)))
     trainer.loggers = made = loggers.loggers(cfg, folder, "train", start.choices, group, resumed)
     system.description |= loggers.config_of(made)
@@ -114,7 +114,7 @@ def make_system(cfg: DictConfig, parts: Parts) -> System:
 
 
 def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Raises ConfigError for what Lightning refuses: a device that is not there, a precision it does not know."""
+    """Raise ConfigError for what Lightning rejects, such as a missing device or an unknown precision."""
     try:
         return instantiate(
             cfg.trainer,
@@ -127,7 +127,7 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
 
 
 def batch_part(batch_size: int, trainer: pl.Trainer) -> int:
-    """The images, over all devices, that are computed at once. Raises ConfigError where they cannot be shared out."""
+    """Return the images per forward pass over all devices. Raises ConfigError if they do not divide evenly."""
     devices, parts = trainer.world_size, trainer.accumulate_grad_batches
     if rest := batch_size % (devices * parts):
         raise ConfigError(
@@ -138,7 +138,7 @@ def batch_part(batch_size: int, trainer: pl.Trainer) -> int:
 
 
 def _stated(cfg: DictConfig, trainer: pl.Trainer, system: System) -> str:
-    """What a step is: the batch stays the same on more devices and in more parts."""
+    """Describe a step; its batch size does not depend on the number of devices or parts."""
     devices, parts = trainer.world_size, trainer.accumulate_grad_batches
     size = f"{cfg.batch_size} images a step"
     if devices * parts > 1:
@@ -150,7 +150,7 @@ def _stated(cfg: DictConfig, trainer: pl.Trainer, system: System) -> str:
 def _conclude(
     cfg: DictConfig, trainer: pl.Trainer, system: System, folder: Path, logged: dict[str, Any]
 ) -> float | None:
-    """metrics.json, the loggers' summary, and the last words on the terminal."""
+    """Write metrics.json, the loggers' summary and the closing lines on the terminal."""
     if not trainer.is_global_zero:
         return None
     figures = {
@@ -182,8 +182,8 @@ def _conclude(
 
 
 def quiet() -> None:
-    """Lightning's advertisements and advice that is wrong here."""
-    logging.raiseExceptions = False  # a library's own log that finds the disk full does not write traces of it
+    """Silence Lightning's advertisements, and its advice that is wrong here."""
+    logging.raiseExceptions = False  # no tracebacks from a library's log on a full disk
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -192,6 +192,6 @@ def quiet() -> None:
         ".*sync_dist=True.*",
         ".*GPU available but not used.*",
         ".*`isinstance.treespec, LeafSpec.`.*",
-        ".*in eval mode at the start of training.*",  # a frozen codec, which is to be
+        ".*in eval mode at the start of training.*",  # a frozen codec, on purpose
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""Loggers of a run: metrics.csv in its folder always, and W&B as the configuration says."""
+"""Loggers of a run: metrics.csv in the run folder, and W&B if configured."""
 
 import os
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ def loggers(
     group: str,
     resumed: Resumed | None = None,
 ) -> list[Logger]:
-    """`choices`, the options of the axes, become the run's tags; `group` is the default group.
+    """Return the loggers. `choices`, the option of each axis, become tags; `group` is the default W&B group.
 
-    A run that goes on does so in its table and its W&B run.
+    A resumed run continues its table and its W&B run.
     """
     if getattr(rank_zero_only, "rank", 0):
-        return [CSVLogger(folder, name="", version="")]  # of the other ranks, which write nothing
+        return [CSVLogger(folder, name="", version="")]  # other ranks write nothing
     made: list[Logger] = [_table(folder)]
     if cfg.logger:
         tags = [f"{axis}={word}" for axis, word in choices.items()]
@@ -40,7 +40,7 @@ def loggers(
 
 
 def _table(folder: Path) -> CSVLogger:
-    """metrics.csv, which Lightning would begin anew."""
+    """Open metrics.csv and keep its rows, which Lightning would delete."""
     path, aside = folder / "metrics.csv", folder / ASIDE
     if path.exists():
         os.replace(path, aside)
@@ -53,7 +53,7 @@ def _table(folder: Path) -> CSVLogger:
 
 
 def close(made: list[Logger], exit_code: int, preempted: bool = False) -> None:
-    """Ends the W&B run, finished, failed or to go on, so that the next job of a sweep does not log into it."""
+    """End the W&B run (finished, failed or preempted), so that a sweep's next job does not log to it."""
     for logger in made:
         if isinstance(logger, WandbLogger):
             if preempted:
@@ -62,6 +62,6 @@ def close(made: list[Logger], exit_code: int, preempted: bool = False) -> None:
 
 
 def config_of(made: list[Logger]) -> dict[str, Any]:
-    """What a checkpoint should remember of the loggers, to go on with the same W&B run."""
+    """Return what a checkpoint stores of the loggers, to resume the same W&B run."""
     runs = [logger.experiment for logger in made if isinstance(logger, WandbLogger)]
     return {"wandb_id": runs[0].id, "wandb_group": runs[0].group} if runs else {}

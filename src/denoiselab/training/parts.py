@@ -1,4 +1,4 @@
-"""What a training run is made of, each part made once."""
+"""The parts of a training run, each built once."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -19,18 +19,18 @@ from denoiselab.runs import codecs, guides
 
 
 class Parts(NamedTuple):
-    """The parts of a training, apart from how it is run."""
+    """The parts of a training, without its trainer and callbacks."""
 
     source: Source
     pipeline: Pipeline
     objective: Objective | Autoencoding
     recipe: Recipe
-    data: Source  # what training sees: the source, with latents where these are kept
+    data: Source  # the training data: the source, with latents if they are cached
 
 
 def parts(cfg: DictConfig, own: Path | None = None) -> Parts:
-    """own: the checkpoint that a run is resumed from. Raises ConfigError, and IncompatibleError for a combination
-    without meaning."""
+    """Build the parts. own: the checkpoint to resume from. Raises ConfigError, and IncompatibleError for an invalid
+    combination."""
     rules.check_rules(cfg, rules.CONFIG_RULES)
     codecs.describe(cfg, own)
     source: Source = make(cfg, "data")

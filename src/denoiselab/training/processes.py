@@ -1,8 +1,7 @@
-"""Several processes on this machine for one training, started and watched over by one that does nothing else.
+"""Multi-process training on one machine, started and supervised by a process that does nothing else.
 
-Lightning would have its first process run the command line again for each of the others: under -m that is the whole
-sweep, in each of them. Here every process is handed the resolved configuration and the folder of one run. torchrun and
-srun start the processes themselves, and are left to do so.
+Lightning's first process would rerun the command line for each of the others, under -m the whole sweep. Here each
+process gets the resolved configuration and the run folder. Processes started by torchrun or srun are used as they are.
 """
 
 import ctypes
@@ -24,13 +23,13 @@ from omegaconf import DictConfig
 
 from denoiselab.errors import BrokenRunError, ConfigError, Interrupted, RunError, UserError
 
-if TYPE_CHECKING:  # it comes with torch
+if TYPE_CHECKING:  # imports torch
     from denoiselab.training.start import Start
 
 _RANK = ("-m", "denoiselab.training.rank")  # the program of each process
-_FAILURES = "DENOISELAB_FAILURES"  # the folder in which a process that was started here says why it failed
+_FAILURES = "DENOISELAB_FAILURES"  # the folder to which a process started here writes its error
 _STOPPED, _BROKEN = "stopped", "broken"
-_PATIENCE = 10.0  # seconds that the others have for ending by themselves when one has failed
+_PATIENCE = 10.0  # seconds that the others have to exit after one has failed
 
 
 def started_here() -> bool:
@@ -38,29 +37,29 @@ def started_here() -> bool:
 
 
 def starter() -> str | None:
-    """Who else has started this process as one of several: torchrun, or what speaks its language, or srun."""
+    """Return the launcher of this process, if it is one of several: "torchrun" (or compatible) or "srun"."""
     if started_here():
         return None
     if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return "torchrun"
-    # In a batch script, which is no step of its job, SLURM tells of the tasks too.
+    # SLURM sets SLURM_NTASKS in a batch script too, which is not a step of its job.
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
         return "srun"
     return None
 
 
 def rank() -> int:
-    """This process's number among those of the training, before torch knows."""
+    """Return this process's rank, before torch.distributed is initialized."""
     if started_here():
         return int(os.environ["LOCAL_RANK"])
     return int(os.environ.get({"torchrun": "RANK", "srun": "SLURM_PROCID"}.get(starter() or "", ""), 0))
 
 
 def as_one_of_several(words: Sequence[str], multirun: bool) -> list[str]:
-    """The words of a process that torchrun or srun has started; those given where none has.
+    """Return the overrides for a process started by torchrun or srun; unchanged otherwise.
 
-    Rank 0 alone keeps the configuration in the folder. Raises ConfigError where each would make a folder of its own,
-    as each reads the clock by itself.
+    Only rank 0 saves the configuration. Raises ConfigError if each process would make a run folder of its own, named
+    by its own clock.
     """
     if (by := starter()) is None:
         return list(words)
@@ -72,9 +71,9 @@ def as_one_of_several(words: Sequence[str], multirun: bool) -> list[str]:
 
 
 def environment() -> list[Any]:
-    """What Lightning is told of who has started the processes. Raises ConfigError.
+    """Return Lightning's plugin for the launcher. Raises ConfigError.
 
-    It would take a batch script of SLURM for a task of srun, and answer its signals in the middle of a step.
+    Lightning by itself would take a SLURM batch script for a task of srun, and handle its signals amid a step.
     """
     from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
@@ -87,9 +86,9 @@ def environment() -> list[Any]:
 
 
 def to_start(cfg: DictConfig) -> int:
-    """How many processes this one has to start: those of several devices; 0 where it trains itself.
+    """Return the number of processes to start, one a device; 0 if this process trains itself.
 
-    Raises ConfigError for processes that each would train alone, in one folder.
+    Raises ConfigError for processes that would each train alone in the same folder.
     """
     several = str(cfg.trainer.get("strategy")).startswith(("ddp", "fsdp"))
     if (by := starter()) is not None and not several:
@@ -105,7 +104,7 @@ def to_start(cfg: DictConfig) -> int:
 
 
 def count(devices: Any, accelerator: str) -> int:
-    """The number of devices that trainer.devices means. Raises ConfigError."""
+    """Return the number of devices that trainer.devices selects. Raises ConfigError."""
     if isinstance(devices, str) and devices.lstrip("-").isdigit():
         devices = int(devices)
     if devices in (-1, "auto"):
@@ -124,16 +123,16 @@ def count(devices: Any, accelerator: str) -> int:
 
 
 def launch(n: int, config: dict[str, Any], start: "Start") -> signal.Signals | None:
-    """Trains in n processes. Returns when all have ended well, with a signal that came too late to stop them.
+    """Train in n processes. Returns when all have succeeded, with a signal, if any, that came too late to stop them.
 
     A signal goes to the first process, which stops all of them between two steps; a second Ctrl-C ends them at once.
-    When one fails the others are stopped, and its error is raised: RunError for a user's error, BrokenRunError for what
-    broke, Interrupted for a signal.
+    If one fails, the others are stopped and its error is raised: RunError for a user's error, BrokenRunError for a
+    fault, Interrupted for a signal.
     """
     with tempfile.TemporaryDirectory(prefix="denoiselab-") as failures:
         environment = os.environ | {
             _FAILURES: failures,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # what this process can import
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # this process's import path
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
             "NODE_RANK": "0",
@@ -166,14 +165,14 @@ def _free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    """On Linux, so that no process is left behind when this one is killed."""
+    """Have the kernel kill this process with its parent, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @contextmanager
 def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Inside, the first SIGTERM or SIGINT goes to the process; yields all that came."""
+    """Forward the first SIGTERM or SIGINT to the process; yields the list of signals received."""
     came: list[int] = []
 
     def hand_on(number: int, frame: Any) -> None:
@@ -190,7 +189,7 @@ def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
 
 
 def _watch(processes: list[subprocess.Popen[bytes]], failures: Path, asked: list[int]) -> int | None:
-    """Waits until all have ended, or for some time after one has failed; the first that failed."""
+    """Wait until all have exited, or for _PATIENCE seconds after a failure; returns the first that failed."""
     since = 0.0
     while None in (codes := [process.poll() for process in processes]):
         if asked.count(signal.SIGINT) > 1:
@@ -201,12 +200,12 @@ def _watch(processes: list[subprocess.Popen[bytes]], failures: Path, asked: list
                 break
         time.sleep(0.05)
     failed = [i for i, code in enumerate(codes) if code]
-    # One that was killed tells nothing; what the others make of its silence comes later.
+    # A killed process reports nothing; the errors that this causes in the others come later.
     return min(failed, key=lambda i: ((codes[i] or 0) > 0, _told(failures, i)[0]), default=None)
 
 
 def _told(failures: Path, i: int) -> tuple[int, str, str]:
-    """When a process has told what it failed of, the kind of it, and in what words."""
+    """Return the time, kind and message of a process's reported error."""
     path = failures / f"{i}.txt"
     when, kind, words = path.read_text().split("\n", 2) if path.exists() else (sys.maxsize, "", "")
     return int(when), kind, words
@@ -221,10 +220,9 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _error(first: int, code: int, failures: Path, asked: list[int]) -> BaseException:
-    """What the first process that failed has died of."""
     _, kind, message = _told(failures, first)
     if kind == _STOPPED and (said := _told(failures, 0))[1] == _STOPPED:
-        message = said[2]  # it is the first process that writes the checkpoint
+        message = said[2]  # process 0 writes the checkpoint
     if asked or kind == _STOPPED:
         number = signal.Signals(asked[0]) if asked else signal.SIGTERM
         when = "stopped at once, without a checkpoint" if len(asked) > 1 else "stopped before training began"
@@ -241,7 +239,7 @@ def _error(first: int, code: int, failures: Path, asked: list[int]) -> BaseExcep
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """In a process that was started here, an error goes to the one that watches, which tells it once for all."""
+    """Report an error of a process started here to its supervisor, which prints it once."""
     try:
         yield
     except BaseException as error:
@@ -257,4 +255,4 @@ def telling() -> Iterator[None]:
         path.with_suffix(".part").write_text(f"{time.monotonic_ns()}\n{kind}\n{text}")
         path.with_suffix(".part").rename(path)
         sys.stdout.flush()
-        os._exit(1)  # nothing that hangs in a collective is waited for
+        os._exit(1)  # do not wait for a hanging collective

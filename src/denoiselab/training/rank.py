@@ -1,4 +1,4 @@
-"""python -m denoiselab.training.rank <job.json>: one of the processes that `processes.launch` starts."""
+"""Entry point of one process of `processes.launch`: python -m denoiselab.training.rank <job.json>."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Weights in shards: each device keeps its part of every tensor (FSDP2, torch's fully_shard)."""
+"""Sharded weights: each device keeps its part of every tensor (FSDP2, torch's fully_shard)."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 
 def shard(module: nn.Module, blocks: Sequence[nn.Module], step: str, mesh: DeviceMesh) -> None:
-    """In place, over the devices of the mesh. In the method `step` of the module, of which the loss comes, there is one
-    of the `blocks` whole at a time, and all that is in none of them throughout.
-    """
+    """Shard a module in place over the mesh. Its method `step`, which returns the loss, gathers one of the `blocks` at
+    a time and keeps parameters outside them gathered throughout."""
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
@@ -21,9 +20,9 @@ def shard(module: nn.Module, blocks: Sequence[nn.Module], step: str, mesh: Devic
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Inside, each device has the whole of the weights: it computes by itself, and as often as it likes."""
+    """Gather all weights on every device inside the context, so that each computes independently."""
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    hooks = [(part._forward_pre_hooks, part._forward_hooks) for part in parts]  # they gather and shard, all together
+    hooks = [(part._forward_pre_hooks, part._forward_hooks) for part in parts]  # they gather and reshard, collectively
     try:
         for part in parts:
             part.unshard()

@@ -1,4 +1,4 @@
-"""How a training begins: where it runs, and the checkpoint that it is resumed from."""
+"""The start of a training: its run folder, and the checkpoint to resume from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from denoiselab.runs import checkpoint, experiment, state
 
 
 class Start(NamedTuple):
-    """choices: the chosen option of each axis. group: the name of several runs in W&B. job: one of a sweep's."""
+    """A run's folder, chosen option of each axis, and W&B group; `job`: whether it is a job of a sweep."""
 
     folder: Path
     choices: Mapping[str, str]
@@ -22,25 +22,25 @@ class Start(NamedTuple):
 
 
 class Resumed(NamedTuple):
-    """The checkpoint that a run is resumed from."""
+    """The checkpoint to resume from."""
 
     path: Path
     step: int
-    validated: bool  # at that step, where that is due
+    validated: bool  # at that step, if validation was due
     wandb_id: str | None
     wandb_group: str | None
-    changed: list[str]  # in the configuration since
+    changed: list[str]  # configuration changes since then
 
 
 def resumed(cfg: DictConfig, folder: Path, quiet: bool = False) -> Resumed | None:
-    """The checkpoint in the run's folder, if there is one. Raises ConfigError where it cannot be resumed."""
+    """Return the checkpoint in the run folder, if any. Raises ConfigError if it cannot be resumed."""
     path = checkpoint.checkpoint_of(folder, cfg.checkpoint)
     if not cfg.resume:
         if path.exists():
             raise ConfigError(f"{folder} already holds a run; add resume=true to continue it, or give another folder")
         return None
     if not path.exists() and not any(path.parent.glob("*.ckpt")):
-        return None  # it was stopped before it saved one
+        return None  # stopped before the first checkpoint
     saved = checkpoint.read(path)
     about, step = saved["denoiselab"], int(saved["global_step"])
     changed = experiment.changes(about["config"], plain(cfg))
@@ -48,7 +48,7 @@ def resumed(cfg: DictConfig, folder: Path, quiet: bool = False) -> Resumed | Non
         finished = state.read(folder).get("status") == "finished"
         if finished or cfg.trainer.max_steps < about["config"]["trainer"]["max_steps"]:
             raise RunError(f"{folder} has done its {step} steps; for more give trainer.max_steps={2 * step}")
-        # It was killed when all was done but its last evaluation, which needs a step before it.
+        # Killed before its final evaluation, which needs a preceding step.
         path = path.with_name("previous.ckpt")
         again = checkpoint.read(path)["global_step"] if path.exists() else 0
         if not quiet:

@@ -1,4 +1,4 @@
-"""The LightningModules: encode, condition, objective, log. The equations live in the parts they are given."""
+"""LightningModules: encode, condition, compute the loss, log. The equations are in the parts they are given."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from denoiselab.training.sharding import gathered, shard
 
 
 class Figure(NamedTuple):
-    """A figure of a step's weights, of n samples or images."""
+    """A metric of the weights at a step, on n samples or images."""
 
     value: float
     step: int
@@ -32,10 +32,10 @@ class Figure(NamedTuple):
 
 
 class System(pl.LightningModule, ABC):
-    """Trains a pipeline with an objective; `description` (plain values) is stored with every checkpoint.
+    """LightningModule that trains a pipeline; `description` (plain values) is stored in every checkpoint.
 
-    Every random draw of a training step follows from (seed, batch number) and an image's place in the global batch, so
-    that it is the same on any number of ranks, and nothing else that draws disturbs it; dropout alone follows the rank.
+    Every random draw of a training step depends only on the seed, the batch number and an image's position in the
+    global batch, so it is the same on any number of ranks and independent of other draws. Only dropout depends on rank.
     """
 
     objective: nn.Module
@@ -63,33 +63,33 @@ class System(pl.LightningModule, ABC):
         self.description = description or {}
         self.wishes = wishes or Wishes(pipeline.conditioner, self.description.get("num_classes", 0))
         self.ema.bind(pipeline)
-        self.figures: dict[str, Any] = {}  # the newest of evaluation, for whoever logs and saves
-        self.judged: dict[str, Figure] = {}  # the newest that steps are compared by: by name, of the same n all along
-        self.losses: dict[str, float] = {}  # the newest of training and validation, as they were logged
-        self.loss = torch.tensor(torch.nan)  # of the newest optimizer step, on this rank
-        self._losses: list[Tensor] = []  # of the batches of the step that is being made
-        self._totals: dict[str, Tensor] = {}  # of the validation that is being made, on this rank
+        self.figures: dict[str, Any] = {}  # latest evaluation, for logging and saving
+        self.judged: dict[str, Figure] = {}  # latest metrics that rank steps, by name, always of the same n
+        self.losses: dict[str, float] = {}  # latest training and validation losses, as logged
+        self.loss = torch.tensor(torch.nan)  # of the latest optimizer step, on this rank
+        self._losses: list[Tensor] = []  # of the current step's batches
+        self._totals: dict[str, Tensor] = {}  # of the current validation, on this rank
         self.validated_at = -1
         self._sharded = False
-        self.paused = 0.0  # seconds spent beside training, which its pace does not count
+        self.paused = 0.0  # seconds outside training, excluded from its pace
 
     @abstractmethod
     def trained(self, batch: dict[str, Tensor], batch_idx: int, rng: torch.Generator) -> Tensor:
-        """The losses of this rank's part of a batch, (B,); what it draws is `drawn` of rng, rank 0's."""
+        """Return the losses of this rank's part of a batch, (B,). Draw with `drawn` from rng, rank 0's generator."""
 
     @abstractmethod
     def validated(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """float64 sums over test images, of which `told` makes figures: those of several batches are added.
+        """Return float64 sums over a batch of test images, under the averaged weights.
 
-        "count" is the number of images; inside, the model has its averaged weights.
+        Sums are added over batches, and `told` turns them into metrics. "count" is the number of images.
         """
 
     @abstractmethod
     def told(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Figures of all test images: "loss" and others."""
+        """Return the metrics of all test images: "loss" and others."""
 
     def configure_model(self) -> None:
-        """With trainer=fsdp, which has given us a mesh of devices, the weights and averages become shards, once."""
+        """Shard the weights and averages once, under trainer=fsdp, which provides a device mesh."""
         if self.device_mesh is not None and not self._sharded:
             self._sharded = True
             shard(self, blocks(self.pipeline.denoiser.backbone), "training_step", self.device_mesh["data_parallel"])
@@ -98,7 +98,7 @@ class System(pl.LightningModule, ABC):
     @final
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         reseed(self.device, self.seed, "dropout", batch_idx, self.global_rank)
-        rng = generator(self.seed, "train", batch_idx, 0, device=self.device)  # rank 0's, which all share
+        rng = generator(self.seed, "train", batch_idx, 0, device=self.device)  # rank 0's, shared by all
         if self.flip:
             batch = _flipped(batch, self.drawn(torch.rand, rng, len(batch["image"])))
         loss = self.trained(batch, batch_idx, rng).mean()
@@ -106,13 +106,13 @@ class System(pl.LightningModule, ABC):
         return loss
 
     def drawn(self, draw: Callable[..., Tensor], rng: torch.Generator, n: int, *shape: int) -> Tensor:
-        """This rank's rows, (n, ...), of what `draw` makes for the global batch."""
+        """Return this rank's rows, (n, *shape), of a draw for the global batch."""
         ranks = self.trainer.world_size
         every = draw(n * ranks, *shape, generator=rng, device=self.device)
-        return every[self.global_rank :: ranks].clone() if ranks > 1 else every  # the others' rows go at once
+        return every[self.global_rank :: ranks].clone() if ranks > 1 else every  # frees the other ranks' rows
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The average follows at once, so that whatever looks at this step's weights finds this step's average."""
+        """Update the average right after the weights, so that all callbacks see both at the same step."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update()
         self.loss, self._losses = torch.stack(self._losses).mean(), []
@@ -129,7 +129,7 @@ class System(pl.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         sums = {name: distributed.all_sum(total) for name, total in self._totals.items()}
         figures = {f"val/{name}": value for name, value in self.told(sums).items()}
-        self.log_dict(figures, logger=False)  # Lightning would give them the step before
+        self.log_dict(figures, logger=False)  # Lightning would log them at the previous step
         self.losses |= figures
         self.judged["val/loss"] = Figure(figures["val/loss"], self.global_step, int(sums["count"]))
         for logger in self.loggers:
@@ -151,19 +151,19 @@ class System(pl.LightningModule, ABC):
 
 @final
 class DiffusionSystem(System):
-    """Trains a denoiser by a diffusion's objective, in the space of a codec that stays as it is."""
+    """LightningModule that trains a denoiser with a diffusion objective, in the latent space of a frozen codec."""
 
     objective: Objective
 
     def encode(self, batch: dict[str, Tensor], numbers: Sequence[int] | None = None) -> tuple[Tensor, Cond]:
-        """(x_0, condition); of test images, what is chosen at random follows from their numbers.
+        """Return (x_0, condition). For test images, random choices depend on their numbers alone.
 
-        x_0 is batch["latent"] where the data have it already.
+        x_0 is batch["latent"] where the data contain it.
         """
         batch = batch if numbers is None else numbered(self.pipeline.conditioner, batch, numbers)
         if "latent" in batch:
             return batch["latent"], self.pipeline.conditioner(batch)
-        with torch.autocast(self.device.type, enabled=False):  # latents that are kept are in full precision, too
+        with torch.autocast(self.device.type, enabled=False):  # cached latents have full precision too
             x0 = self.pipeline.codec.encode(to_float(batch["image"]))
         return x0, self.pipeline.conditioner(batch)
 
@@ -181,13 +181,13 @@ class DiffusionSystem(System):
         return losses
 
     def times(self, n: int, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """The times of the global batch, and this rank's part of them: (n,); on the CPU, which has float64."""
+        """Return the times of the global batch and this rank's part, (n,), in float64 on the CPU."""
         ranks, rng = self.trainer.world_size, generator(self.seed, "time", batch_idx)
         every = self.objective.time_sampler(n * ranks, rng, schedule=self.pipeline.denoiser.schedule).detach()
         return every, every[self.global_rank :: ranks]
 
     def remember(self, times: Tensor, losses: Tensor) -> None:
-        """Tells a time sampler that learns from losses those of the global batch, times: (n,), without their weight."""
+        """Update a loss-aware time sampler with the global batch's times and unweighted losses."""
         sampler = self.objective.time_sampler
         if isinstance(sampler, LossSecondMoment):
             mine = range(self.global_rank, len(times), self.trainer.world_size)
@@ -196,10 +196,10 @@ class DiffusionSystem(System):
             sampler.update(times, every / sampler.importance(times))
 
     def validated(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of losses at times and noise that depend on the image's number alone.
+        """Sum losses at times and noise that depend on the image's number alone.
 
-        Runs are thereby compared on the same (x_0, t, eps), where they share the distribution of t; the golden ratio
-        spreads its quantiles evenly over any number of images.
+        Runs with the same distribution of t are thus compared on the same (x_0, t, eps). Golden-ratio steps spread the
+        quantiles of t evenly over any number of images.
         """
         denoiser, u = self.pipeline.denoiser, 1 - (batch["index"].cpu().double() + 0.5) * (5**0.5 - 1) / 2 % 1
         t = self.objective.time_sampler.quantile(u, denoiser.schedule)
@@ -214,7 +214,7 @@ class DiffusionSystem(System):
 
 @final
 class AutoencoderSystem(System):
-    """Trains the pipeline's codec by an autoencoder's objective; its denoiser has no weights."""
+    """LightningModule that trains the pipeline's codec with an autoencoder objective; the denoiser has no weights."""
 
     objective: Autoencoding
 
@@ -230,7 +230,7 @@ class AutoencoderSystem(System):
         return losses
 
     def validated(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of losses at noise that depends on the image's number alone, and of what the latents are like."""
+        """Sum losses, at noise that depends on the image's number alone, and statistics of the latents."""
         images, numbers = to_float(batch["image"]), batch["index"].tolist()
         eps = SampleNoise(0, numbers, "validation")(images.new_empty(len(images), *self.pipeline.latent_shape))
         return _summed(self.objective.figures(self.codec, images, eps)) | self.codec.tally(images)
@@ -240,13 +240,13 @@ class AutoencoderSystem(System):
 
 
 def _summed(figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sums of figures (B,), float64, and B as "count"."""
+    """Return the float64 sums of values (B,), and B as "count"."""
     sums = {name: values.detach().cpu().double().sum() for name, values in figures.items()}
     return sums | {"count": torch.tensor(float(len(next(iter(figures.values())))), dtype=torch.float64)}
 
 
 def _flipped(batch: dict[str, Tensor], u: Tensor) -> dict[str, Tensor]:
-    """Each image mirrored left to right where u: (B,) is below 1/2, and its latent that of the mirrored image."""
+    """Mirror each image left to right where u: (B,) is below 0.5, and use the mirrored image's latent."""
     mirrored = (u < 0.5)[:, None, None, None]
     turned = {"image": torch.where(mirrored, batch["image"].flip(-1), batch["image"])}
     if "latent" in batch:

@@ -1,4 +1,4 @@
-"""One training run, in this process or in several; Lightning is imported when all that can be refused has been."""
+"""Run one training, in this process or in several; Lightning is imported after all checks have passed."""
 
 import json
 import math
@@ -19,11 +19,11 @@ from denoiselab.training.start import Resumed, Start, resumed
 
 
 def train(cfg: DictConfig, start: Start) -> float | None:
-    """Trains, and returns the headline metric. Raises ConfigError, RunError, Interrupted and BrokenRunError."""
+    """Train and return the headline metric. Raises ConfigError, RunError, Interrupted and BrokenRunError."""
     folder = start.folder
     _check_device(cfg.trainer.get("accelerator"))
     if cfg.data.get("root") is not None:
-        cfg.data.root = os.path.abspath(cfg.data.root)  # evaluate.py finds it from wherever it is called
+        cfg.data.root = os.path.abspath(cfg.data.root)  # so that evaluate.py finds it from any directory
     own = checkpoint.checkpoint_of(folder, cfg.checkpoint)
     codecs.describe(cfg, own if cfg.resume and own.exists() else None)
     if start.job and (metric := _finished(cfg, folder)) is not None:
@@ -31,7 +31,7 @@ def train(cfg: DictConfig, start: Start) -> float | None:
     if processes.rank() > 0 or processes.started_here():
         with processes.telling():
             return _train(cfg, start, resumed(cfg, folder, processes.started_here()))[0]
-    going_on = resumed(cfg, folder)  # what is refused here leaves run.json as it was
+    going_on = resumed(cfg, folder)  # an error here leaves run.json unchanged
     with state.running(folder, experiment.identity(plain(cfg))):
         n = processes.to_start(cfg)
         if n < 2:
@@ -45,7 +45,7 @@ def train(cfg: DictConfig, start: Start) -> float | None:
 
 
 def _check_device(accelerator: str | None) -> None:
-    """Raises ConfigError for a GPU that this machine does not have."""
+    """Raise ConfigError if the machine lacks the requested GPU."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator or "auto", True):
         kind = "Apple GPU" if accelerator == "mps" else "GPU"
@@ -53,13 +53,13 @@ def _check_device(accelerator: str | None) -> None:
 
 
 def _headline(folder: Path) -> float:
-    """The headline metric of a run that has ended; NaN where it has none."""
+    """Return the headline metric of a finished run, NaN if it has none."""
     metrics = json.loads((folder / "metrics.json").read_text())
     return float(metrics.get(metrics.get("headline", ""), math.nan))
 
 
 def _finished(cfg: DictConfig, folder: Path) -> float | None:
-    """The metric of a job of a sweep that was finished before. Raises ConfigError if it would be another one now."""
+    """Return the headline metric of a sweep's finished job. Raises ConfigError if its configuration has changed."""
     there = state.read(folder)
     if there.get("status") != "finished":
         return None
@@ -67,7 +67,7 @@ def _finished(cfg: DictConfig, folder: Path) -> float | None:
         saved = checkpoint.read(checkpoint.checkpoint_of(folder, "last"))["denoiselab"]["config"]
         experiment.changes(saved, plain(cfg))
         if saved["trainer"]["max_steps"] != cfg.trainer.max_steps:
-            return None  # it has more steps to do
+            return None  # max_steps has changed
     console.print(f"job {folder.name} is finished already", highlight=False)
     return _headline(folder)
 
@@ -79,6 +79,6 @@ def _train(cfg: DictConfig, start: Start, going_on: Resumed | None) -> tuple[flo
     with faults.told(cfg, start.folder):
         made = parts(cfg, going_on and going_on.path)
 
-        from denoiselab.training.fit import fit  # with Lightning, which takes seconds to import
+        from denoiselab.training.fit import fit  # imports Lightning, which takes seconds
 
         return fit(cfg, made, start, going_on)

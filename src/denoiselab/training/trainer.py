@@ -1,4 +1,4 @@
-"""Lightning's trainer as the rest of the framework needs it, and what makes a network faster or smaller in memory."""
+"""Lightning's trainer with this framework's defaults, and options that save time or memory."""
 
 import os
 import shutil
@@ -30,16 +30,16 @@ def trainer(
     logger: Any = False,
     **options: Any,
 ) -> pl.Trainer:
-    """A trainer that counts in optimizer steps, val_check_interval too; the rest are Lightning's options.
+    """Return a trainer that counts in optimizer steps, also in val_check_interval; other options are Lightning's.
 
-    strategy: "fsdp" is ours, any other Lightning's.
+    strategy: "fsdp" selects FullySharded, any other value Lightning's own strategy.
     """
     return pl.Trainer(
         callbacks=[Speed(compile, channels_last, gradient_checkpointing), *callbacks],
         strategy=FullySharded() if strategy == "fsdp" else strategy,
         accumulate_grad_batches=accumulate_grad_batches,
-        val_check_interval=val_check_interval * accumulate_grad_batches,  # Lightning's are batches
-        max_epochs=-1,  # the stream of batches never ends; max_steps does
+        val_check_interval=val_check_interval * accumulate_grad_batches,  # Lightning counts batches
+        max_epochs=-1,  # the stream of batches is endless; max_steps ends training
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -53,9 +53,9 @@ def trainer(
 
 
 class FullySharded(ModelParallelStrategy):
-    """Weights, gradients, optimizer state and averages in shards over all devices; checkpoints are whole as ever.
+    """Strategy that shards weights, gradients, optimizer state and averages over all devices; checkpoints stay whole.
 
-    It is the system that shards itself, see System.configure_model. (Lightning's own FSDP needs CUDA.)
+    System.configure_model does the sharding. (Lightning's own FSDP needs CUDA.)
     """
 
     def __init__(self) -> None:
@@ -67,18 +67,18 @@ class FullySharded(ModelParallelStrategy):
 
 
 class Speed(pl.Callback):
-    """Readies the network before training, in place: the names of its weights stay as they are.
+    """Callback that prepares the network before training, in place; the names of its weights do not change.
 
-    compile: kernels that torch.compile makes of it, at the first step of each shape. channels_last: the convolutions'
-    weights as tensor cores want them. gradient_checkpointing: each block is computed once more in the backward pass, in
-    place of what it would have kept; the gradients are the same numbers.
+    compile: torch.compile, at the first step of each shape. channels_last: the memory format that tensor cores prefer
+    for convolutions. gradient_checkpointing: recompute each block in the backward pass instead of storing its
+    activations; the gradients are identical.
     """
 
     def __init__(self, compile: bool, channels_last: bool, gradient_checkpointing: bool) -> None:
         self.compile, self.channels_last, self.gradient_checkpointing = compile, channels_last, gradient_checkpointing
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Raises ConfigError where there is no compiler."""
+        """Raise ConfigError if compile is set and there is no C++ compiler."""
         if stage != "fit":
             return
         assert isinstance(pl_module, System)

@@ -1,5 +1,4 @@
-"""A run of Weights & Biases, of a training or of an evaluation: opened as `logger` says. Imports neither Lightning nor
-torch."""
+"""Weights & Biases runs of trainings and evaluations. Imports neither Lightning nor torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,9 @@ def opened(
     config: dict[str, Any],
     id: str | None = None,
 ) -> "wandb.Run":
-    """`group` is the one that it gets where logger.group names none; `id` is that of the run to go on with.
+    """Open a run. `group` applies where logger.group is not set; `id` is the run to resume.
 
-    wandb is told all, as offline=True of Lightning's logger would change WANDB_MODE for the whole process.
+    Calls wandb.init directly: Lightning's logger with offline=True would change WANDB_MODE for the whole process.
     """
     import wandb
 
@@ -36,7 +35,7 @@ def opened(
         tags=[*tags, *logger.tags],
         config=config,
         id=id,
-        resume="allow" if id and logger.mode == "online" else None,  # offline, the id alone says it
+        resume="allow" if id and logger.mode == "online" else None,  # offline, the id is enough
         reinit="finish_previous",
         settings=wandb.Settings(silent=True, console="off"),
     )

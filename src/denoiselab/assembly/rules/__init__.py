@@ -1,7 +1,7 @@
-"""Combinations of options without a meaning, and advice on some that have one, told without torch.
+"""Invalid or unusual combinations of options, found without importing torch.
 
-A module a subject. Its RULES only say early what the parts themselves refuse when they are built; its PAIRS are between
-parts that do not see each other, so build.parts refuses by them, CONFIG_RULES, too.
+One module per subject. Its RULES report early what the parts also reject when they are built. Its PAIRS concern parts
+that do not see each other; training.parts checks them too, as CONFIG_RULES.
 """
 
 from omegaconf import DictConfig
@@ -11,7 +11,7 @@ from denoiselab.assembly.rules.judging import ADVICE
 from denoiselab.assembly.rules.rule import Rule
 from denoiselab.errors import IncompatibleError
 
-# What the parts themselves cannot see, as it is between them.
+# Combinations that no part can check by itself.
 CONFIG_RULES = (*points.PAIRS, *codecs.PAIRS, *judging.PAIRS, *training.PAIRS, *conditions.PAIRS)
 
 RULES = (*conditions.RULES, *sampling.RULES, *codecs.RULES, *training.RULES, *judging.RULES, *CONFIG_RULES)
@@ -22,7 +22,7 @@ def advice(cfg: DictConfig) -> list[str]:
 
 
 def check_rules(cfg: DictConfig, rules: tuple[Rule, ...] = RULES) -> None:
-    """Raises IncompatibleError for the first rule that is broken."""
+    """Raise IncompatibleError for the first broken rule."""
     for rule in rules:
         if rule.broken(cfg):
             raise IncompatibleError(rule.told(cfg))

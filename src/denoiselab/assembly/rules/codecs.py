@@ -1,4 +1,4 @@
-"""Codecs: what trains one, what is decoded from its prior, and what has no meaning in latents."""
+"""Rules for codecs: their training, samples from their prior, and options that do not apply to latents."""
 
 from denoiselab.assembly.rules.rule import Rule, at, draws, is_a, latent, sharded, trains_codec
 

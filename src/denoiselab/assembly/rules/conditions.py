@@ -1,4 +1,4 @@
-"""What is told, how it is strengthened, and what is kept of an image."""
+"""Rules for conditions, guidance and inpainting."""
 
 import math
 
@@ -8,12 +8,12 @@ from denoiselab.assembly.rules.rule import Rule, at, conditions, guides, is_a
 
 
 def _plain(cfg: DictConfig) -> bool:
-    """Whether the data are known to be images and labels alone."""
+    """Whether the data are known to have only images and labels."""
     return is_a(cfg.get("data"), "Digits", "FashionMNIST", "ImageFolder")
 
 
 def _untrained(cfg: DictConfig) -> bool:
-    """Whether guidance asks what no sample is trained on: no condition or, a scale for each, the first few alone."""
+    """Whether guidance needs a condition never seen in training: none or, with several scales, the first few parts."""
     never = any(at(part, "drop") == 0 for part in conditions(cfg))
     together = is_a(cfg.get("conditioning"), "Several") and is_a(cfg.get("guidance"), "ClassifierFree")
     return never and not (together and at(cfg.get("conditioning"), "drop"))

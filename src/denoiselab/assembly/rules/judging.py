@@ -1,4 +1,4 @@
-"""Figures, what they look through, and what checkpoints are judged by."""
+"""Rules for metrics, feature extractors and the metric that selects checkpoints."""
 
 import math
 
@@ -8,7 +8,7 @@ from denoiselab.assembly.rules.rule import Rule, at, draws, is_a, latent, looks,
 
 
 def _unseen(cfg: DictConfig) -> bool:
-    """Whether checkpoints are to be judged by a figure that this run does not find."""
+    """Whether checkpoint.monitor is a metric that this run does not compute."""
     monitor = at(cfg.get("callbacks"), "checkpoint.monitor")
     found = {None, "headline", "val/loss"}
     if cfg.get("likelihood"):
@@ -18,15 +18,15 @@ def _unseen(cfg: DictConfig) -> bool:
         found |= {name for name, figure in metrics.get("figures", usual).items() if figure}
         if "fid" in found and latent(cfg):
             found.add("rfid")
-        if looks(cfg, "trained_classifier", "inception", "dinov2"):  # whose features are not of unit length
+        if looks(cfg, "trained_classifier", "inception", "dinov2"):  # their features do not have unit length
             found -= {"cmmd"}
-        if looks(cfg, "dinov2", "clip"):  # which have no features at each place
+        if looks(cfg, "dinov2", "clip"):  # they have no spatial features
             found -= {"sfid"}
     return monitor not in found
 
 
 def _late(cfg: DictConfig) -> bool:
-    """Whether nearly all of the schedule's t are very noisy."""
+    """Whether nearly all times of the schedule are very noisy."""
     return is_a(cfg.get("schedule"), "EDM", "VESqrt")
 
 
@@ -56,10 +56,10 @@ RULES = (
     ),
 )
 
-SMALL = 16  # pixels a side, of which an enlargement to 224 shows nothing that photographs have
+SMALL = 16  # pixels per side; enlarged to 224, such images look nothing like photographs
 
 
-# What has a meaning and yet is hardly meant: said when a run starts, and not refused.
+# Valid but unusual combinations, printed as notes when a run starts.
 ADVICE = (
     Rule(
         lambda cfg: _late(cfg) and is_a(cfg.get("spacing"), "Trailing", "Leading", "Linspace", "Quadratic", "Sections"),

@@ -1,4 +1,4 @@
-"""Points have no pixels: what is made for images, and what is made for points."""
+"""Rules for options made only for images or only for points."""
 
 from denoiselab.assembly.rules.rule import Rule, at, conditions, draws, is_a, points, reads
 

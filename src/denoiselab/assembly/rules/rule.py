@@ -1,4 +1,4 @@
-"""What a rule is, and what rules ask of a configuration."""
+"""The class Rule, and predicates on configurations."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class Rule(NamedTuple):
-    """A combination without meaning; `named` are values that nobody may have written, and that are told with it."""
+    """An invalid combination; the values of the options `named`, which may be defaults, are added to the message."""
 
     broken: Callable[[DictConfig], bool]
     reason: str
@@ -19,17 +19,17 @@ class Rule(NamedTuple):
 
 
 def is_a(part: DictConfig | None, *names: str) -> bool:
-    """Whether what is built of it is one of these."""
+    """Whether the part is an instance of one of these."""
     return part is not None and str(part.get("_target_")).rpartition(".")[2] in names
 
 
 def at(part: DictConfig | None, key: str) -> Any:
-    """Its value there; None where it has none."""
+    """Return the part's value at `key`, or None."""
     return None if part is None else OmegaConf.select(part, key)
 
 
 def pure_noise(cfg: DictConfig) -> bool:
-    """Whether the schedule ends at alpha = 0 exactly."""
+    """Whether the schedule ends exactly at alpha = 0."""
     if ends(cfg):
         return False
     return is_a(cfg.get("schedule"), "Flow", "jsd") or bool(at(cfg.get("schedule"), "zero_terminal_snr"))
@@ -52,7 +52,7 @@ def trains_codec(cfg: DictConfig) -> bool:
 
 
 def latent(cfg: DictConfig) -> bool:
-    """Whether what is diffused, or decoded, are latents."""
+    """Whether the model diffuses or decodes latents."""
     return is_a(cfg.get("codec"), "KL", "VQ", "Latents", "diffusers")
 
 
@@ -63,7 +63,7 @@ def guides(cfg: DictConfig) -> bool:
 
 
 def conditions(cfg: DictConfig) -> list[DictConfig]:
-    """The parts of the conditioning, in their order."""
+    """Return the parts of the conditioning, in order."""
     told: DictConfig | None = cfg.get("conditioning")
     if told is None or not is_a(told, "Several"):
         return [] if told is None else [told]
@@ -71,7 +71,7 @@ def conditions(cfg: DictConfig) -> list[DictConfig]:
 
 
 def reads(cfg: DictConfig) -> bool:
-    """Whether some of the condition is told in words."""
+    """Whether part of the condition is text."""
     return any(is_a(part, "Text") for part in conditions(cfg))
 
 
@@ -88,5 +88,5 @@ def samples(cfg: DictConfig) -> bool:
 
 
 def looks(cfg: DictConfig, *names: str) -> bool:
-    """Whether figures look through one of these extractors."""
+    """Whether metrics use one of these extractors."""
     return is_a(at(cfg.get("metrics"), "extractor"), *names)

@@ -1,4 +1,4 @@
-"""Where samples and data come from: runs, exact denoisers, folders, samplers and their times."""
+"""Rules for the sources of samples and data: runs, exact denoisers, folders, samplers and their times."""
 
 import math
 

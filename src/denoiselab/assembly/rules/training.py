@@ -1,4 +1,4 @@
-"""Schedules, parameterizations, losses and the trainer."""
+"""Rules for schedules, parameterizations, losses and the trainer."""
 
 import math
 
@@ -6,12 +6,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from denoiselab.assembly.rules.rule import Rule, at, classifies, ends, is_a, pure_noise, samples, sharded
 
-LEARNS = OmegaConf.create({"_target_": "VariationalBound"})  # where no loss is chosen, none is wrong
+LEARNS = OmegaConf.create({"_target_": "VariationalBound"})  # for commands without a loss, always valid
 _TABLES = ("scaled_linear", "sqrt_linear", "constant", "jsd", "VESqrt")
 
 
 def _shares(cfg: DictConfig) -> int:
-    """Into how many equal parts a batch falls: devices, where they are asked for by number, times accumulated parts."""
+    """Return the number of equal parts of a batch: devices and nodes, if given as numbers, times accumulation."""
     trainer = cfg.get("trainer")
     counts = [at(trainer, key) for key in ("devices", "num_nodes", "accumulate_grad_batches")]
     return math.prod(n for n in counts if isinstance(n, int) and n > 0)

@@ -1,4 +1,4 @@
-"""What happens beside training: pictures, figures, checkpoints, progress."""
+"""Callbacks: images, metrics, checkpoints, progress."""
 
 from denoiselab.training.callbacks.checkpoint import Checkpoint
 from denoiselab.training.callbacks.effective_weight import EffectiveWeight

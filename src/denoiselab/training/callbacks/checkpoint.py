@@ -1,4 +1,4 @@
-"""Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by a figure of which the lowest is the best."""
+"""Checkpoints: checkpoints/last.ckpt, and checkpoints/best.ckpt by a metric to minimize."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from denoiselab.training.callbacks.finite import diverged, finite
 from denoiselab.training.callbacks.logging import due, run_folder
 from denoiselab.training.system import System
 
-# What can choose the best weights, all of them the lower the better; "headline": what the evaluation judges by.
+# Metrics that can select the best checkpoint, lower is better; "headline": the evaluation's headline metric.
 Monitor = Literal[
     "headline", "fid", "rfid", "sfid", "kid", "mmd", "cmmd", "sliced_wasserstein",
     "bits_per_dim", "nats_per_dim", "val/loss",
@@ -27,16 +27,15 @@ Monitor = Literal[
 
 
 class Checkpoint(pl.Callback):
-    """last.ckpt every `every_n_train_steps` optimizer steps (None: at the end only) and after the last one; best.ckpt
-    whenever `monitor`, lower being better, has improved. Stands after all that works on a step's weights.
+    """Callback that saves last.ckpt every `every_n_train_steps` optimizer steps (None: only at the end) and after the
+    last step, and best.ckpt when `monitor` decreases. Must come after all callbacks that use a step's weights.
 
-    monitor: the name of one of system.judged, or "headline", that by which the evaluation judges; None: no best.ckpt.
-    val/loss is that of the validations in between, not of one that follows training. What the best one is best by
-    stands in its description as "best". It is the lowest of many noisy figures, and lower than another look at the same
-    weights would find: judge it anew, with another seed.
+    monitor: a name in system.judged, or "headline" for the evaluation's headline metric; None: no best.ckpt. val/loss
+    is taken from validations during training, not from one after it. best.ckpt stores its metric in its description
+    as "best". As the minimum of many noisy values it is biased low: evaluate the checkpoint again with another seed.
 
-    previous.ckpt is the last one of an earlier step. Raises BrokenRunError where none can be written, and for weights
-    that are NaN or infinite, which take no good one's place.
+    previous.ckpt is the last checkpoint of an earlier step. Raises BrokenRunError if a file cannot be written, and for
+    NaN or infinite weights, which never replace a good checkpoint.
     """
 
     @checked
@@ -47,13 +46,13 @@ class Checkpoint(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, System)
-        self._saved_at = trainer.global_step  # else one that goes on would save in the midst of its first step
+        self._saved_at = trainer.global_step  # else a resumed run would save amid its first step
         if self.best is not None:
             pl_module.description["best"] = self.best
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._judge(trainer, pl_module)
-        last = trainer.global_step == trainer.max_steps  # saved again when it has been judged, which may take long
+        last = trainer.global_step == trainer.max_steps  # saved again after its evaluation, which may take long
         if (last or due(trainer, self.every_n_train_steps)) and self._saved_at != trainer.global_step:
             self._saved_at = trainer.global_step  # several batches may belong to one optimizer step
             self._save(trainer, pl_module, "last.ckpt")
@@ -67,7 +66,7 @@ class Checkpoint(pl.Callback):
         self._save(trainer, pl_module, "last.ckpt")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """A run that is told to stop does so between two steps, on all ranks; what fails does not."""
+        """Save on a stop signal, which takes effect between two steps on all ranks; other exceptions do not save."""
         if isinstance(exception, SIGTERMException):
             self._save(trainer, pl_module, "last.ckpt")
 
@@ -90,7 +89,7 @@ class Checkpoint(pl.Callback):
         path = run_folder(trainer) / "checkpoints" / name
         new = path.with_name(f"{name}.new")
         for logger in trainer.loggers:
-            logger.save()  # a run that goes on from here finds its log up to here
+            logger.save()  # a resumed run finds its log complete up to here
         try:
             trainer.save_checkpoint(new)  # all ranks take part; rank 0 writes
             if trainer.is_global_zero:
@@ -106,13 +105,13 @@ class Checkpoint(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A checkpoint between two steps is of before the first one's validation: a run that goes on begins with that.
+        """Make a run resumed between two steps validate first, as its checkpoint precedes that step's validation.
 
-        The trainer would take it as done, and its figures would be missing in the log.
+        The trainer would skip that validation, and its metrics would be missing from the log.
         """
         loops = checkpoint["loops"]["fit_loop"]
         batches, validation = loops["epoch_loop.batch_progress"]["total"], loops["epoch_loop.val_loop.batch_progress"]
-        begun = int(batches["completed"] < batches["processed"])  # as if it had been stopped in its first batch
+        begun = int(batches["completed"] < batches["processed"])  # as if stopped in its first batch
         validation["total"] = {"ready": begun, "started": begun, "processed": 0, "completed": 0}
         validation["current"] = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
 
@@ -121,18 +120,18 @@ class Checkpoint(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = state_dict["best"]
-        self.best = best if isinstance(best, dict) else None  # a number in runs that did not say by what
+        self.best = best if isinstance(best, dict) else None  # a bare number in old runs, without its metric
 
 
 def _better(best: dict[str, Any] | None, new: dict[str, Any]) -> bool:
-    """Whether the new one takes its place: one of another figure or n cannot be compared with it, and does."""
+    """Whether the new value replaces the best; one of another metric or n is not comparable and does."""
     if best is None or any(best[key] != new[key] for key in ("monitor", "n")) or math.isnan(best["value"]):
         return True
     return bool(new["value"] < best["value"])
 
 
 def _keep(path: Path, other: Path) -> None:
-    """`other` is what `path` is now, whatever takes the place of `path` later; no copy where the disk has links."""
+    """Preserve the file `path` as `other`, by a hard link where the file system has them, else by a copy."""
     with replacing(other) as temporary:
         temporary.unlink(missing_ok=True)
         try:

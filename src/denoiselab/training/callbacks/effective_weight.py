@@ -1,4 +1,4 @@
-"""What a run's loss, schedule and time sampling mean together: the weight of each noise level."""
+"""Effective weight of each noise level, from a run's loss, schedule and time sampling."""
 
 import csv
 
@@ -11,10 +11,10 @@ from denoiselab.training.system import DiffusionSystem
 
 
 class EffectiveWeight(pl.Callback):
-    """weight.png and weight.csv in the run's folder, when training starts and, for what is learned, when it has ended.
+    """Callback that writes weight.png and weight.csv when training starts and, as parts may be learned, when it ends.
 
-    The loss's weight on the eps-MSE times the density of the drawn times, over log-SNR: runs that agree in this have
-    the same expected loss (Kingma & Gao 2023, §4).
+    The loss's weight on the eps-MSE times the density of the sampled times, over log-SNR: runs with the same effective
+    weight have the same expected loss (Kingma & Gao 2023, §4).
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Figures of the averaged weights, while training and at its end: the headline figure and what stands beside it."""
+"""Metrics of the averaged weights, during training and at its end: the headline metric and the others."""
 
 import time
 from collections.abc import Callable
@@ -13,19 +13,18 @@ from denoiselab.training.callbacks.logging import log_figures
 from denoiselab.training.callbacks.periodic import Periodic
 from denoiselab.training.system import Figure, System
 
-SETTINGS = ("classifier_test_accuracy", "mmd_sigma")  # how figures were found, and no figures of the model
+SETTINGS = ("classifier_test_accuracy", "mmd_sigma")  # settings of the metrics, not metrics of the model
 
 
 class Evaluate(Periodic):
-    """Leaves its newest figures in system.figures, and in system.judged those that steps are compared by.
+    """Callback that evaluates samples; the latest metrics go to system.figures, those that rank steps to system.judged.
 
-    `evaluation` makes the evaluation at its first use: it may train an extractor, and training should start soon.
+    `evaluation` is called at first use, as it may train an extractor, which would delay the start of training.
 
-    Figures of different n cannot be compared (FID falls with n), so that of the evaluations while training is decided
-    once, at the first of them: as many whole batches as are expected to be generated within `max_seconds` (None: no
-    limit), at least one a device and no more than n. A run that goes on keeps to it. The evaluation at the end of
-    training is of all n; where these are more, the last step is judged by the smaller n too, as the steps before it
-    were.
+    Metrics of different n are not comparable (FID falls with n), so the n of evaluations during training is fixed at
+    the first one: as many whole batches as are expected to take at most `max_seconds` (None: no limit), at least one a
+    device and no more than n. A resumed run keeps it. The evaluation at the end of training uses all n; if that is
+    more, the last step is also evaluated with the smaller n, for comparison with the steps before it.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Evaluate(Periodic):
         self.make_evaluation = evaluation
         self.n, self.seed, self.batch_size, self.max_seconds = n, seed, batch_size, max_seconds
         self.n_while_training: int | None = None  # not decided yet
-        self.seconds = 0.0  # of all evaluations of the run
+        self.seconds = 0.0  # total over the run's evaluations
         self._evaluation: Evaluation | PointEvaluation | None = None
 
     def work(self, trainer: pl.Trainer, system: System) -> None:
@@ -65,7 +64,7 @@ class Evaluate(Periodic):
         return self._evaluation(system.pipeline, system.recipe, n, self.seed, self.batch_size)
 
     def _judge(self, trainer: pl.Trainer, system: System, figures: dict[str, Any]) -> None:
-        """To the loggers, and to whoever compares steps."""
+        """Pass metrics to the loggers and to system.judged."""
         told = {*system.recipe.words, *SETTINGS}
         names = [
             name for name in figures if isinstance(figures[name], float) and name.removeprefix("floor.") not in told
@@ -76,12 +75,12 @@ class Evaluate(Periodic):
         log_figures(trainer, {logged_as(name, figures["headline"]): value for name, value in beside.items()})
 
     def affordable(self, system: System, n: int) -> int:
-        """The n of the evaluations while training, the same on all ranks, which sample their batches side by side."""
+        """Return the n of evaluations during training, the same on all ranks, which sample batches in parallel."""
         at_once = self.batch_size * distributed.world_size()
         if self.max_seconds is None or n <= at_once:
             return n
         seconds = self._seconds_a_batch(system)
-        if seconds * n > self.max_seconds * at_once:  # the first one may have compiled something
+        if seconds * n > self.max_seconds * at_once:  # the first batch may include compilation
             seconds = min(seconds, self._seconds_a_batch(system))
         most = max(1, int(self.max_seconds / seconds)) * at_once
         if most < n and not distributed.rank():
@@ -94,7 +93,7 @@ class Evaluate(Periodic):
         return min(n, most)
 
     def _seconds_a_batch(self, system: System) -> float:
-        """Of the slowest rank, in whole microseconds."""
+        """Return the slowest rank's seconds per batch, rounded down to microseconds."""
         indices, started = range(self.batch_size), time.monotonic()
         system.pipeline.sample(system.recipe, indices, system.wishes(indices), self.seed)
         return distributed.all_max(max(1, int(1e6 * (time.monotonic() - started)))) / 1e6
@@ -107,7 +106,7 @@ class Evaluate(Periodic):
 
 
 def logged_as(name: str, headline: str) -> str:
-    """A figure's key in the loggers: its own; what other figures may have too, such as a floor, stands behind it."""
+    """Return a metric's key in the loggers; n, floor and durations are prefixed by the headline metric's name."""
     if name.startswith("floor."):
         return f"{name.removeprefix('floor.')}/floor"
     return f"{headline}/{name}" if name in ("n", "floor", "seconds", "sampling_seconds") else name

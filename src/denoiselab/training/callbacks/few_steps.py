@@ -1,4 +1,4 @@
-"""experiment=few_steps: the figure of one trained model against the number of network evaluations, by sampler."""
+"""experiment=few_steps: the headline metric of a trained model against network evaluations, by sampler."""
 
 import csv
 from bisect import bisect_left
@@ -35,11 +35,11 @@ class Row(NamedTuple):
 
 
 class FewSteps(pl.Callback):
-    """When training has ended: few_steps.csv, few_steps.md and few_steps.png in the run's folder.
+    """Callback that writes few_steps.csv, few_steps.md and few_steps.png to the run folder at the end of training.
 
-    evaluations: budgets of network evaluations; each sampler takes as many steps as a budget allows, on the grid that
-    its option chooses. An adaptive one takes what its own tolerances ask for, whatever the budgets; one that the
-    schedule refuses is left out. n, seed, batch_size: of the samples, the same noise for all. All ranks take part.
+    evaluations: budgets of network evaluations; each sampler takes as many steps as a budget allows, on its option's
+    grid. An adaptive sampler follows its tolerances and ignores the budgets; one that is incompatible with the schedule
+    is left out. n, seed, batch_size: of the samples, with the same noise for all. All ranks take part.
     """
 
     @checked
@@ -78,7 +78,7 @@ class FewSteps(pl.Callback):
             self.report(trainer, rows, about)
 
     def steps(self, cfg: DictConfig, schedule: Schedule) -> list[int]:
-        """The largest number of steps within each budget; an adaptive sampler's own."""
+        """Return the largest number of steps within each budget, or an adaptive sampler's own setting."""
         if isinstance(make(cfg, "sampler"), ODE):
             return [cfg.sampler.steps]
         found = []
@@ -111,7 +111,7 @@ class FewSteps(pl.Callback):
 
 @torch.no_grad()
 def evaluations_of(sampler: Sampler, schedule: Schedule) -> int:
-    """How often a sampler asks its denoiser, seen with one that answers that all is noise."""
+    """Count a sampler's network evaluations, with a denoiser that predicts pure noise."""
     count = 0
 
     def denoise(x_t: Tensor, t: Tensor) -> Prediction:
@@ -124,9 +124,9 @@ def evaluations_of(sampler: Sampler, schedule: Schedule) -> int:
 
 
 def as_table(rows: list[Row], budgets: Sequence[int]) -> str:
-    """Markdown: a row a sampler, a column a budget; a figure stands in the first column that has room for it.
+    """Return a Markdown table with one row per sampler and one column per budget.
 
-    What goes beyond all budgets has a column of its own.
+    A metric goes to the smallest budget that covers its evaluations; beyond all budgets it gets a column of its own.
     """
     columns = sorted({*budgets, *(row.evaluations for row in rows if row.evaluations > max(budgets))})
     found = {(row.sampler, columns[bisect_left(columns, row.evaluations)]): f"{row.figure:.3g}" for row in rows}

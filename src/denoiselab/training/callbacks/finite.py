@@ -1,4 +1,4 @@
-"""Gradients and weights that are NaN or infinite: the run stops before they do harm, or leaves such steps out."""
+"""Checks for NaN or infinite gradients and weights, which stop the run or skip the step."""
 
 import math
 from collections.abc import Iterable
@@ -22,9 +22,9 @@ _TRY = "try a smaller optimizer.lr or trainer.gradient_clip_val, or more optimiz
 
 @torch.no_grad()
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every value is, on all ranks, by the largest of each tensor, which cannot overflow as a sum can.
+    """Whether every value is finite on all ranks, by each tensor's maximum norm, which cannot overflow.
 
-    Waits for the device, once.
+    Synchronizes with the device once.
     """
     mine = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
     some = [tensor for tensor in mine if tensor.numel()]
@@ -33,21 +33,21 @@ def finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def diverged(trainer: pl.Trainer, step: int, what: str, way_out: str = "") -> BrokenRunError:
-    """The line that ends a run at this step."""
+    """Return the error that ends a run at this step."""
     said = kept(run_folder(trainer) / "checkpoints" / "last.ckpt")
     return BrokenRunError(f"step {step}: {what}; {said}; {_TRY}{way_out}")
 
 
 class Finite(pl.Callback):
-    """Judges the gradients before each optimizer step and the weights after it. Stands first in the list of callbacks.
+    """Callback that checks the gradients before each optimizer step and the weights after it. Must come first.
 
-    on_nan="stop" raises BrokenRunError at the first gradient that is not finite, before the optimizer sees it. "skip"
-    leaves the step out: parameters, moments and the optimizer's count stay as they are, while the learning rate's
-    schedule and the averages count it as a step in which the weights did not move; `patience` such steps in a row stop
-    the run. With precision=16-mixed infinite gradients are how the loss's scale is found, and the scaler leaves
-    those steps out by itself: there both wait for `patience` of them.
+    on_nan="stop" raises BrokenRunError at the first non-finite gradient, before the optimizer sees it. "skip" skips the
+    step: parameters, moments and the optimizer's step count stay unchanged, while the learning-rate schedule and the
+    averages count a step without movement; `patience` skipped steps in a row stop the run. With precision=16-mixed,
+    where infinite gradients set the loss scale and the scaler skips those steps itself, both wait for `patience` of
+    them.
 
-    All ranks decide alike: on what any of them sees after the gradients have been averaged.
+    All ranks decide alike, on what any of them sees after the gradients have been averaged.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""The likelihood of the test images under the averaged weights."""
+"""Likelihood of the test images under the averaged weights."""
 
 import pytorch_lightning as pl
 
@@ -9,7 +9,7 @@ from denoiselab.training.system import Figure, System
 
 
 class BitsPerDim(Periodic):
-    """val/bits_per_dim with its parts and errors; the newest in likelihood.csv and .png, and in system.figures."""
+    """Callback that logs val/bits_per_dim with terms and errors, to likelihood.csv and .png and system.figures too."""
 
     def __init__(self, evaluation: LikelihoodEvaluation, every: int | None = None) -> None:
         super().__init__(every)

@@ -1,4 +1,4 @@
-"""Figures and pictures to every logger, from rank 0, at the trainer's own step."""
+"""Logging of metrics and images to every logger, from rank 0, at the trainer's own step."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ def log_figures(trainer: pl.Trainer, figures: dict[str, float]) -> None:
 
 
 def log_picture(trainer: pl.Trainer, key: str, picture: np.ndarray, caption: str) -> None:
-    """The picture to W&B; beside it, the file in the run's folder is what other loggers have."""
+    """Log an image to W&B; other loggers rely on the file in the run folder."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -24,7 +24,7 @@ def log_picture(trainer: pl.Trainer, key: str, picture: np.ndarray, caption: str
 
 
 def log_animation(trainer: pl.Trainer, key: str, path: Path, caption: str) -> None:
-    """A GIF's file to W&B."""
+    """Log a GIF file to W&B."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -34,7 +34,7 @@ def log_animation(trainer: pl.Trainer, key: str, path: Path, caption: str) -> No
 
 
 def log_summary(trainer: pl.Trainer, figures: dict[str, Any]) -> None:
-    """A run's final figures, with the words of their provenance, in the W&B run's summary."""
+    """Write a run's final metrics, with their provenance, to the W&B run's summary."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update(figures)
@@ -45,6 +45,6 @@ def run_folder(trainer: pl.Trainer) -> Path:
 
 
 def due(trainer: pl.Trainer, every: int | None) -> bool:
-    """Whether this optimizer step is one of every `every`; the last is left to `on_train_end`."""
+    """Whether the optimizer step is a multiple of `every`; the last step is left to `on_train_end`."""
     step = trainer.global_step
     return every is not None and step > 0 and step % every == 0 and step != trainer.max_steps

@@ -1,8 +1,9 @@
-"""Where along the noise levels a model errs, and what each of them adds to its loss.
+r"""Error of a model by noise level, and the contribution of each level to its loss.
 
-With p(lambda) the density of the drawn times in log-SNR, the training loss is the integral of E[loss|lambda] p(lambda)
-over lambda: a bin's part of that integral is what it adds. It is estimated at log-SNR that are spread evenly, whatever
-the run's own schedule and times, so that runs differ in their networks and losses, and in nothing that is drawn.
+With $p(\lambda)$ the density of the sampled times in log-SNR, the training loss is
+$\int \mathbb{E}[\mathrm{loss} \mid \lambda]\, p(\lambda)\, d\lambda$; a bin's contribution is its part of the integral.
+It is estimated at evenly spread log-SNR, whatever the run's own schedule and times, so that runs are compared on the
+same draws.
 """
 
 import csv
@@ -25,26 +26,26 @@ from denoiselab.randomness import SampleNoise
 from denoiselab.training.callbacks.logging import log_picture, run_folder
 from denoiselab.training.system import DiffusionSystem
 
-EDGES = torch.linspace(-12, 12, 25, dtype=torch.float64)  # beyond these, x_t is noise, or data, to the eye and to uint8
+EDGES = torch.linspace(-12, 12, 25, dtype=torch.float64)  # beyond these, x_t is pure noise, or data to within uint8
 
 
 @dataclass(frozen=True)
 class Row:
-    """What lies between two log-SNR."""
+    """A bin between two log-SNR."""
 
     log_snr_from: float
     log_snr_to: float
-    eps_mse: float  # the mean of |eps_hat - eps|^2 a dimension
-    loss: float  # what this adds to the run's own loss
-    count: int  # of the errors that it is a mean of
+    eps_mse: float  # mean of |eps_hat - eps|^2 per dimension
+    loss: float  # contribution to the run's own loss
+    count: int  # number of errors averaged
 
 
 class LossByLogSNR(pl.Callback):
-    """loss_by_log_snr.csv and .png in the run's folder when training has ended, of the averaged weights.
+    """Callback that writes loss_by_log_snr.csv and .png of the averaged weights at the end of training.
 
-    On the first n test images (None: all, but no more than 1,000) at `levels` log-SNR each, with noise and levels that
-    depend on an image's number alone: all runs are asked the same, and are compared in pairs. All ranks take part, and
-    find the same bits. Bins that the schedule does not reach are left out; a loss that is no denoising has none.
+    Uses the first n test images (None: all, at most 1,000) at `levels` log-SNR each. Noise and levels depend on an
+    image's number alone, so runs can be compared in pairs. All ranks take part, and the result is the same bit for bit
+    on any number of them. Bins outside the schedule's range are left out; only denoising losses are measured.
     """
 
     @checked
@@ -77,7 +78,7 @@ class LossByLogSNR(pl.Callback):
         return _binned(log_snr.flatten(), inside.cpu(), eps_mse, loss * density.cpu())
 
     def _errors(self, system: DiffusionSystem, source: Source, indices: Sequence[int], t: Tensor) -> Tensor:
-        """(eps_mse, loss) of these images at each of their times, t: (n, levels): float64 (B, levels, 2)."""
+        """Return (eps_mse, loss) of the images at each of their times, float64 (B, levels, 2). t: (n, levels)."""
         batch = {key: value.to(system.device) for key, value in source.test.__getitems__(indices).items()}
         (x0, cond), made = system.encode(batch, indices), []
         for level, times in enumerate(t[list(indices)].T):
@@ -88,7 +89,7 @@ class LossByLogSNR(pl.Callback):
 
 
 def written(rows: list[Row], title: str, folder: Path) -> np.ndarray:
-    """loss_by_log_snr.csv and .png; the picture."""
+    """Write loss_by_log_snr.csv and .png; returns the image."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "loss_by_log_snr.csv").open("w", newline="") as file:
         csv.writer(file).writerows([[field.name for field in fields(Row)], *map(astuple, rows)])
@@ -98,16 +99,16 @@ def written(rows: list[Row], title: str, folder: Path) -> np.ndarray:
 
 
 def spread(n: int, levels: int) -> Tensor:
-    """The log-SNR of each image, float64 (n, levels): one in each of `levels` equal parts of the range.
+    """Return the log-SNR of each image, float64 (n, levels): one in each of `levels` equal parts of the range.
 
-    The golden ratio spreads those of any number of images evenly over a part.
+    Golden-ratio steps spread any number of images evenly over a part.
     """
     u = (torch.arange(n, dtype=torch.float64) + 0.5) * (5**0.5 - 1) / 2 % 1
     return EDGES[0] + (EDGES[-1] - EDGES[0]) * (u[:, None] + torch.arange(levels)) / levels
 
 
 def _binned(log_snr: Tensor, inside: Tensor, eps_mse: Tensor, density_times_loss: Tensor) -> list[Row]:
-    """All of shape (N,); what is not inside the schedule's range has no error, and adds nothing to the loss."""
+    """Bin values of shape (N,). Those outside the schedule's range have no error and add nothing to the loss."""
     place, rows = torch.bucketize(log_snr, EDGES, right=True) - 1, []
     for index, (low, high) in enumerate(pairwise(EDGES.tolist())):
         here = place == index

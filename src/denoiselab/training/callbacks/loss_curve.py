@@ -1,4 +1,4 @@
-"""The run's loss curve as a picture, from what the run has logged to metrics.csv."""
+"""Plot of the loss curve, from metrics.csv."""
 
 import csv
 
@@ -9,7 +9,7 @@ from denoiselab.training.callbacks.logging import run_folder
 
 
 class LossCurve(pl.Callback):
-    """loss.png in the run's folder, when training has ended, and again after a last validation."""
+    """Callback that writes loss.png to the run folder at the end of training, and again after a final validation."""
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""A callback that does its work every k optimizer steps and once at the end."""
+"""Base class of callbacks that run every k optimizer steps and once at the end."""
 
 import time
 from abc import ABC, abstractmethod
@@ -11,9 +11,9 @@ from denoiselab.training.system import System
 
 
 class Periodic(pl.Callback, ABC):
-    """every: the number of optimizer steps between two times; None: at the end only. All ranks do the work.
+    """Callback that calls `work` on all ranks every `every` optimizer steps (None: only at the end) and at the end.
 
-    `at_the_end` tells the work that there is none after it.
+    `at_the_end` is True during the last call.
     """
 
     def __init__(self, every: int | None) -> None:
@@ -33,7 +33,7 @@ class Periodic(pl.Callback, ABC):
             system.paused += time.monotonic() - started
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.done_at = trainer.global_step  # a run that goes on has done it for the step that it goes on from
+        self.done_at = trainer.global_step  # already done for the step of the checkpoint
         self.at_the_end = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:

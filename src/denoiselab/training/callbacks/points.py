@@ -1,6 +1,6 @@
-"""Pictures of a model of points in the plane; points of more dimensions are brought back to it.
+"""Plots of a model of points, projected to the plane if they have more dimensions.
 
-All of them are drawn by the averaged weights, by rank 0 alone.
+All are drawn with the averaged weights, on rank 0 only.
 """
 
 from dataclasses import replace
@@ -45,12 +45,12 @@ def _points(trainer: pl.Trainer) -> Points:
 
 
 def _labels(pipeline: Pipeline, labels: Tensor) -> Tensor | None:
-    """The classes asked for, where the model was told them."""
+    """Return the requested classes if the model is conditioned on them."""
     return labels if pipeline.conditioner.asks_class else None
 
 
 class PointScatter(Periodic):
-    """n test points beside n samples, to samples/step_<N>.png and the loggers' key "samples".
+    """Callback that plots n test points next to n samples, to samples/step_<N>.png and the loggers' key "samples".
 
     samples/step_<N>.npy holds the samples in the plane, float32 (n, 2).
     """
@@ -78,13 +78,12 @@ class PointScatter(Periodic):
 
 
 class PointProcess(Periodic):
-    """The process at `moments` times, even in arctan(sigma/alpha), as Sohl-Dickstein 2015, figure 1, shows it.
+    r"""Callback that plots the process at `moments` times, even in $\arctan(\sigma/\alpha)$.
 
-    To samples/ and the loggers, for step N:
-    forward_<N>.png ("forward"), data on its way to noise;
-    reverse_<N>.png and .gif ("denoising", "animation"), samples on their way back, with the paths of the first `paths`;
-    score_<N>.png ("score"), sigma times the learned score, as arrows over noisy data. Where the model is told classes,
-    this is the score without one.
+    As in Sohl-Dickstein 2015, figure 1. Writes to samples/ and the loggers, for step N:
+    forward_<N>.png ("forward"), data diffusing to noise;
+    reverse_<N>.png and .gif ("denoising", "animation"), samples denoised, with the paths of the first `paths`;
+    score_<N>.png ("score"), $\sigma$ times the learned unconditional score, as arrows over noisy data.
     """
 
     @checked
@@ -123,7 +122,7 @@ class PointProcess(Periodic):
         log_animation(trainer, "animation", path, said)
 
     def forward(self, pipeline: Pipeline, source: Points, at: Tensor) -> list[Panel]:
-        """x_t = alpha x_0 + sigma eps of test points at these times, each point with its own eps at all of them."""
+        r"""Return panels of $x_t = \alpha x_0 + \sigma \epsilon$ for test points, each with one eps at all times."""
         data, made = source.test.__getitems__(range(min(self.n, len(source.test)))), []
         z = source.in_plane(data["image"])
         eps = SampleNoise(self.seed, range(len(z)), "forward")(z)
@@ -135,7 +134,7 @@ class PointProcess(Periodic):
         return made
 
     def reverse(self, system: System, source: Points) -> tuple[Generated, list[tuple[Tensor, Tensor]]]:
-        """The samples, and the film of their making: (t, x_t in the plane and in its unit) from noise on."""
+        """Return the samples and their trajectory from noise: (t, x_t in the plane, in its unit) per step."""
         pipeline, indices = system.pipeline, range(self.n)
         schedule, film = pipeline.denoiser.schedule, []
 
@@ -154,7 +153,7 @@ class PointProcess(Periodic):
     def scenes(
         self, pipeline: Pipeline, source: Points, film: list[tuple[Tensor, Tensor]], labels: Tensor, count: int
     ) -> list[Panel]:
-        """`count` moments of the film, each with the ways of the first samples until then."""
+        """Return panels of `count` times of the trajectory, each with the first samples' paths so far."""
         chosen = nearest(pipeline.denoiser.schedule, [float(t) for t, _ in film], count)
         colour = coloured(source, film[-1][1], _labels(pipeline, labels))
         ways = torch.stack([x[: self.paths] for _, x in film])
@@ -162,7 +161,7 @@ class PointProcess(Periodic):
 
     @torch.inference_mode()
     def score(self, pipeline: Pipeline, source: Points) -> list[Panel]:
-        """sigma grad log p_t(x) = -eps_hat at a grid of places in the plane, each with its own noise off the plane."""
+        r"""Plot $\sigma \nabla \log p_t(x) = -\hat\epsilon$ on a grid, each place with its own off-plane noise."""
         denoiser, weight, (places, spacing) = pipeline.denoiser, next(pipeline.parameters()), field()
         noise = SampleNoise(self.seed, range(len(places)), "score")(places.new_empty(len(places), *source.shape))
         off_plane = noise - source.embedded(source.in_plane(noise))

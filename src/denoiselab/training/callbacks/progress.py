@@ -1,4 +1,4 @@
-"""The training bar, and the run's pace in its logs."""
+"""Progress bar and throughput of training."""
 
 import time
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ from denoiselab.training.system import System
 
 
 class Progress(pl.Callback):
-    """Optimizer steps done of max_steps, with the newest losses and figures beside them."""
+    """Progress bar over optimizer steps up to max_steps, with the latest losses."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stack, self._step = ExitStack(), trainer.global_step
@@ -35,10 +35,10 @@ class Progress(pl.Callback):
 
 
 class Pace(pl.Callback):
-    """train/loss of that step, train/lr and train/images_per_second since the last logging.
+    """Callback that logs train/loss, train/lr and train/images_per_second every `every` optimizer steps.
 
-    Every `every` optimizer steps, of the global batch. Stands before the checkpoint, so that a run which goes on finds
-    its log complete.
+    The loss is that of the step's global batch, the throughput since the last log. Must come before the checkpoint, so
+    that a resumed run finds its log complete.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""What the processes of a training have to agree in, and what they must not."""
+"""Checks that the processes of a training agree in configuration and weights, and differ in noise."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from denoiselab.training.system import System
 
 
 class RankSafety(pl.Callback):
-    """Compares the processes' configurations and noise when training starts, and every k steps their weights, all
-    averages and all buffers, such as the scale of latents or what a time sampler remembers.
+    """Callback that compares the processes' configurations and noise when training starts, and every `every` steps
+    their weights, averages and buffers, such as the latent scale or a time sampler's history.
 
-    Raises RunError on all of them at the same step.
+    Raises RunError on all processes at the same step.
     """
 
     @checked
@@ -60,7 +60,7 @@ class RankSafety(pl.Callback):
         assert isinstance(system, System)
         averages = [tensor for shadow in system.ema.shadows for tensor in shadow]
         every = [*system.parameters(), *averages, *system.buffers()]
-        sums = distributed.gather(checksum([t for t in every if not isinstance(t, DTensor)]))  # shards are different
+        sums = distributed.gather(checksum([t for t in every if not isinstance(t, DTensor)]))  # shards differ by design
         if len(set(sums)) > 1:
             raise _together(
                 f"the processes have different weights at step {system.global_step} ({_of(sums)}): gradients were not "
@@ -69,7 +69,7 @@ class RankSafety(pl.Callback):
 
 
 def _together(reason: str) -> RunError:
-    """What all of them raise, once all of them know: one that ended before could cut off what another is still told."""
+    """Return the error after all processes have got here, as an early exit could break another's collective."""
     with suppress(RuntimeError):
         distributed.barrier()
     return RunError(reason)
@@ -81,7 +81,7 @@ def _of(values: Sequence[Any]) -> str:
 
 @torch.no_grad()
 def checksum(tensors: Sequence[Tensor]) -> int:
-    """A number that depends on every bit of the tensors, and on no order of summation."""
+    """Return a checksum of every bit of the tensors, independent of the order of summation."""
     total = 0
     for place, tensor in enumerate(tensors):
         bits = (

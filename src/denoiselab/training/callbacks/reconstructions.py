@@ -1,4 +1,4 @@
-"""Pictures of what an autoencoder makes of test images."""
+"""Images of an autoencoder's reconstructions."""
 
 import pytorch_lightning as pl
 import torch
@@ -12,9 +12,9 @@ from denoiselab.training.system import System
 
 
 class Reconstructions(Periodic):
-    """The first n test images, and to the right of each what the codec of the averaged weights makes of it.
+    """Callback that shows the first n test images, each with its reconstruction (averaged weights) to its right.
 
-    To samples/reconstruction_<N>.png, `columns` pictures a row, and the loggers' key "reconstructions".
+    Writes samples/reconstruction_<N>.png, with `columns` pairs a row, and the loggers' key "reconstructions".
     """
 
     @checked

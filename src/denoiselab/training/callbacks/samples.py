@@ -1,4 +1,4 @@
-"""Pictures of samples while training: the same seeds each time, so that one sees the model change and nothing else."""
+"""Images of samples during training, with the same seeds each time so that only the model changes."""
 
 import pytorch_lightning as pl
 import torch
@@ -16,13 +16,13 @@ from denoiselab.training.system import System
 
 
 def caption(trainer: pl.Trainer, system: System, seed: int, evaluations: int) -> str:
-    """How a picture's samples were made."""
+    """Describe how an image's samples were made."""
     words = ", ".join(f"{key} {value}" for key, value in system.recipe.words.items())
     return f"step {trainer.global_step}, seed {seed}, NFE {evaluations}, {words}"
 
 
 class SampleGrid(Periodic):
-    """n samples of the averaged weights, `columns` a row, to samples/step_<N>.png and the loggers' key "samples"."""
+    """Callback that writes n samples of the averaged weights to samples/step_<N>.png and the loggers' key "samples"."""
 
     @checked
     def __init__(
@@ -50,9 +50,9 @@ class SampleGrid(Periodic):
 
 
 class DenoisingStrip(Periodic):
-    """A few samples on their way from noise to image: for each a row of x_t and, below, a row of the x0 predicted then.
+    """Callback that shows n samples from noise to image: for each a row of x_t and, below it, of the predicted x_0.
 
-    To samples/denoising_<N>.png and the loggers' key "denoising". Rank 0 alone samples.
+    Writes samples/denoising_<N>.png and the loggers' key "denoising". Only rank 0 samples.
     """
 
     @checked
@@ -81,5 +81,5 @@ class DenoisingStrip(Periodic):
 
 
 def _rows(states: list[Tensor], predictions: list[Tensor]) -> Tensor:
-    """Moments of (n, C, H, W) each -> (n 2 moments, C, H, W): a sample's states, then its predictions, and so on."""
+    """Stack tensors (n, C, H, W) per moment to (n 2 moments, C, H, W): each sample's states, then its predictions."""
     return torch.stack([torch.stack(states, 1), torch.stack(predictions, 1)], 1).flatten(0, 2)

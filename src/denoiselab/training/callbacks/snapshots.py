@@ -1,4 +1,4 @@
-"""The power-function averages of a run's weights on disk, of which others are made afterwards."""
+"""Snapshots of the power-function averages, from which other averages are reconstructed after training."""
 
 import pytorch_lightning as pl
 import torch
@@ -10,10 +10,10 @@ from denoiselab.training.system import System
 
 
 class Snapshots(Periodic):
-    """ema/<step>.pt in the run's folder every so many optimizer steps, and at the end."""
+    """Callback that writes ema/<step>.pt to the run folder every `every` optimizer steps and at the end."""
 
     def work(self, trainer: pl.Trainer, system: System) -> None:
-        snapshots = system.ema.snapshots()  # of sharded weights all ranks make them together
+        snapshots = system.ema.snapshots()  # a collective if weights are sharded
         if trainer.is_global_zero:
             path = run_folder(trainer) / "ema" / f"{trainer.global_step}.pt"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a checkpoint, a clean end, and exact resumption."""
+"""Handling of SIGTERM and Ctrl-C: a checkpoint, a clean exit and exact resumption."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from torch import distributed as dist
 
 
 class Stop(pl.Callback):
-    """The first signal stops training after the optimizer step that it falls into; a second Ctrl-C stops at once.
+    """Callback that stops training after the current optimizer step at the first signal, at once on a second Ctrl-C.
 
-    Stands last in the list of callbacks. Rank 0 alone listens, the others leave the signals to it, whoever sent them;
-    after each step the ranks agree, over gloo, which keeps no accelerator waiting. (Lightning's own handler broadcasts
-    from within the signal, which can fall into the middle of another collective.)
+    Must come last. Only rank 0 handles signals; the others ignore them. After each step the ranks agree over gloo,
+    which does not block the accelerator. (Lightning's own handler broadcasts from the signal handler, which can
+    interrupt another collective.)
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -55,7 +55,7 @@ class Stop(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException) and self.asked is None:
-            self.asked = signal.SIGTERM  # it came before training began, and Lightning's handler took it
+            self.asked = signal.SIGTERM  # it came before training began, to Lightning's handler
         self._restore()
 
     def _restore(self) -> None:
