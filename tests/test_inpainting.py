@@ -15,10 +15,10 @@ from denoiselab.codecs import Codec
 from denoiselab.conditioning import Wishes
 from denoiselab.conditioning.known import Known
 from denoiselab.conditioning.masks import Half, Masks
-from denoiselab.data.source import spread
+from denoiselab.data.source import spread, to_float
 from denoiselab.denoiser import Prediction
 from denoiselab.errors import ConfigError, DataError
-from denoiselab.inpainting import RePaint, Replacement, encoded, noised
+from denoiselab.inpainting import RePaint, Replacement, encoded, held, noised
 from denoiselab.samplers import DDIM, DDPM, DPMpp2M, Heun, Sampler
 from denoiselab.spacings import Karras, LogSNR, Trailing
 
@@ -267,6 +267,20 @@ def test_a_mask_depends_on_the_samples_number_alone():
     masks = [painted(sampler, WAYS["replacement"])[1].known.mask for sampler in (EVERY["ddpm"], EVERY["heun"])]
     assert torch.equal(*masks)
     assert len(torch.unique(masks[0].flatten(1), dim=0)) > 1
+
+
+def test_a_denoiser_that_knows_pixels_predicts_them_and_the_noise_that_goes_with_them():
+    """x_t = alpha x_0 + sigma eps holds in every pixel, and the unknown ones are predicted as before."""
+    image = torch.randint(256, (3, 1, 4, 4), dtype=torch.uint8)
+    mask = torch.rand(3, 1, 4, 4) < 0.5
+    x_t, t = torch.randn(3, 1, 4, 4, dtype=torch.float64), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    plain = Gaussian(SCHEDULE, std=0.5)
+    before, after = plain(x_t, t), held(plain, SCHEDULE, Known(image, mask))(x_t, t)
+    assert torch.equal(after.x0[~mask], before.x0[~mask])
+    assert torch.equal(after.eps[~mask], before.eps[~mask])
+    assert torch.equal(after.x0[mask], to_float(image).double()[mask])
+    alpha, sigma = (level[:, None, None, None] for level in SCHEDULE(t))
+    torch.testing.assert_close(alpha * after.x0 + sigma * after.eps, x_t, rtol=1e-12, atol=1e-12)
 
 
 def test_senseless_numbers_are_refused_in_one_line():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import tiny_pipeline, tiny_recipe
-from denoiselab.codecs import Identity
+from denoiselab.codecs import HasPrior, Identity
 from denoiselab.conditioning import ClassLabel, Unconditional
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.data.source import to_uint8
@@ -51,6 +51,13 @@ class Negative(Identity):
 
     def decode(self, latents: Tensor) -> Tensor:
         return -latents
+
+
+class OwnPrior(Negative, HasPrior):
+    """Stand-in for a codec whose latents are not standard normal."""
+
+    def prior(self, noise: Tensor) -> Tensor:
+        return noise.sign()
 
 
 def images(pipeline: Pipeline, recipe: Recipe, indices, seed: int = 0, batch_size: int = 100) -> Tensor:
@@ -183,6 +190,13 @@ def test_a_model_without_classes_gives_the_same_images_whatever_the_labels():
 def test_images_are_the_decoded_latents():
     plain, negative = tiny_pipeline(), tiny_pipeline(codec=Negative())
     assert torch.equal(images(negative, tiny_recipe(), range(5)), 255 - images(plain, tiny_recipe(), range(5)))
+
+
+def test_sampling_starts_from_the_codecs_own_prior():
+    plain, own = Recorder(), Recorder()
+    images(tiny_pipeline(codec=Negative()), tiny_recipe(plain), range(3))
+    images(tiny_pipeline(codec=OwnPrior()), tiny_recipe(own), range(3))
+    assert torch.equal(own.x_T, plain.x_T.sign())
 
 
 def test_whoever_watches_sees_each_step_once_and_the_image_last():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from denoiselab.randomness import SampleNoise, generator, seed_for, uniform
+from denoiselab.randomness import SampleNoise, generator, reseed, seed_for, uniform
 
 
 def test_a_seed_is_the_same_in_every_process():
@@ -46,6 +46,23 @@ def test_samples_draws_purposes_and_seeds_all_differ():
     assert len(torch.unique(whole.flatten(0, 1)[:, 0, 0, 0])) == 24
     assert not torch.equal(draws(range(8), purpose="val"), whole)
     assert not torch.equal(SampleNoise(1, range(8))(torch.empty(8, 3, 8, 8)), whole[:, 0])
+
+
+def test_draws_of_a_number_are_those_of_the_generator_of_its_keys():
+    """In this order of the keys: in another one every published image would be another."""
+    first = torch.randn(2, 3, generator=generator(5, "sample", 7))
+    assert torch.equal(SampleNoise(5, [7])(torch.empty(1, 2, 3))[0], first)
+    assert torch.equal(uniform(3, "mask", [7])[0], torch.rand(3, generator=generator("mask", 7)))
+
+
+def test_reseeding_sets_the_global_generator_by_its_keys():
+    drawn = []
+    for keys in ((0, "dropout", 1), (0, "dropout", 2), (0, "dropout", 1)):
+        reseed(torch.device("cpu"), *keys)
+        drawn.append(torch.rand(5))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], torch.rand(5, generator=generator(0, "dropout", 1)))
 
 
 FAR_APART = [*range(300), 1_000, 65_535, 65_536, 10**6, 2**31, 2**32, 2**40]

@@ -55,6 +55,10 @@ def test_quadratic_is_ddim_s_where_that_names_no_step_twice(steps):
     assert zero_based(Quadratic(1000)(steps, SCHEDULES["linear"])) == expected[::-1]
 
 
+def test_one_step_of_quadratic_is_from_its_last():
+    assert zero_based(Quadratic(1000)(1, SCHEDULES["linear"])) == [800]
+
+
 def test_where_quadratic_names_a_step_twice_the_next_one_takes_its_place():
     # Of 50 steps DDIM's code has 0, 0, 1, 2, 5, 8, 11, 16, ...
     assert zero_based(Quadratic(1000)(50, SCHEDULES["linear"]))[:-9:-1] == [0, 1, 2, 3, 5, 8, 11, 16]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -297,6 +298,12 @@ def test_a_log_that_was_put_aside_comes_back(tmp_path):
     assert not (tmp_path / experiment.ASIDE).exists()
 
 
+def test_half_a_row_without_its_step_goes_too(tmp_path):
+    (tmp_path / "metrics.csv").write_text("train/loss,step\n0.5,1\n0.2")
+    resume.cut(tmp_path / "metrics.csv", 5)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["train/loss,step", "0.5,1"]
+
+
 # Evaluations
 
 
@@ -488,7 +495,8 @@ def test_the_hash_of_weights_is_of_their_names_types_shapes_and_bits():
 def test_the_hash_of_files_is_of_their_names_and_where_each_ends():
     own = identity._hash({"a": b"xy", "b": b"z"})
     others = [{"a": b"x", "b": b"yz"}, {"a": b"xy", "c": b"z"}, {"a": b"xyb 1\nz"}, {"a": b"xy"}]
-    assert len({own, *map(identity._hash, others)}) == 5
+    others += [{"a": b"xy", "b": b"w"}]
+    assert len({own, *map(identity._hash, others)}) == 1 + len(others)
     assert len(own) == 12
 
 
@@ -502,6 +510,38 @@ def test_a_part_of_ones_own_is_in_the_identity_and_no_library_is(monkeypatch, tm
     assert identity._own_file("my_parts.nets.Net") == tmp_path / "my_parts" / "nets.py"
     for target in ("denoiselab.samplers.DDIM", "torch.nn.Linear", "math.sin", "no_such_module.Net"):
         assert identity._own_file(target) is None
+
+
+def test_the_identity_of_an_evaluation_is_of_all_that_decides_its_figures(monkeypatch, tmp_path):
+    for name in ("mask.png", "other.png", "guide.safetensors"):
+        (tmp_path / name).write_bytes(b"before")
+    told = {
+        "seed": 0,
+        "device": "cpu",
+        "guidance": {"scale": 1.0, "guide": {"run": str(tmp_path / "guide.safetensors")}},
+    }
+    told |= {"inpainting": {"mask": str(tmp_path / "mask.png")}}
+    model = {"data": {"name": "digits"}, "conditioning": {"mask": str(tmp_path / "other.png")}, "optimizer": {"lr": 1}}
+
+    def of(change: Any = None, model_change: Any = None, looked: str = "eye", step: int = 7, **parts: Any) -> str:
+        cfg, trained = OmegaConf.create(told | (change or {})), OmegaConf.create(model | (model_change or {}))
+        pipeline = Weights(w=parts.get("w", torch.zeros(2)))
+        pipeline.conditioner = torch.nn.Linear(1, parts.get("width", 1), bias=False).requires_grad_(False)
+        pipeline.conditioner.weight.zero_()
+        data = SimpleNamespace(fingerprint=parts.get("fingerprint", "f"))
+        return identity.identity(cfg, trained, pipeline, data, looked, {"step": step, "ema": parts.get("ema", "e")})
+
+    own = of()
+    assert of({"device": "cuda"}) == own
+    assert of(None, {"optimizer": {"lr": 2}}) == own, "how a model was trained is in its weights"
+    others = [
+        *(of({"seed": 1}), of(None, {"data": {"name": "other"}}), of(looked="other"), of(step=8), of(ema="other")),
+        *(of(w=torch.ones(2)), of(width=2), of(fingerprint="other")),
+    ]
+    for name in ("mask.png", "other.png", "guide.safetensors"):
+        (tmp_path / name).write_bytes(b"after")
+        others.append(of())
+    assert len({own, *others}) == 1 + len(others)
 
 
 # Averages
@@ -537,8 +577,9 @@ MODEL = {"w": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch
 
 
 def exported(folder: Path) -> Path:
-    path = folder / "new" / "model.safetensors"
-    exports.write(path, MODEL, FACTS)
+    path = folder / "new" / "deeper" / "model.safetensors"
+    for _ in range(2):  # in a folder that is made, and over the file that is there
+        exports.write(path, MODEL, FACTS)
     return path
 
 

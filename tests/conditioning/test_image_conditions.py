@@ -162,6 +162,8 @@ def test_colourfulness_is_0_of_grey_and_that_of_its_formula_else():
     red = torch.zeros(1, *COLOUR, dtype=torch.uint8)
     red[:, 0] = 200  # R - G = 200 and (R + G)/2 - B = 100 everywhere
     assert colourfulness(red).item() == pytest.approx(0.3 * math.hypot(200, 100))
+    red[:, 0, :4] = 0  # in half of the pixels: the standard deviations are 100 and 50, the means too
+    assert colourfulness(red).item() == pytest.approx(1.3 * math.hypot(100, 50))
 
 
 def test_what_was_told_is_shown():

@@ -54,6 +54,18 @@ def test_the_unknown_of_a_box_is_a_rectangle_of_the_sides_that_were_asked_for():
     assert unknown.any(0).all(), "and it may lie anywhere"
 
 
+def test_the_height_and_width_of_a_box_and_its_two_places_are_drawn_each_by_itself():
+    """The first two of its numbers say which rows, the last two which columns; in each pair size comes first."""
+    u = torch.full((5, 4), 0.4)
+    u[range(1, 5), range(4)] = 0.9
+    unknown = ~Box(0.2, 0.6)(u, 20, 20)[:, 0]
+    rows, columns = unknown.any(2), unknown.any(1)
+    for k, (span, other) in enumerate([(rows, columns), (rows, columns), (columns, rows), (columns, rows)], start=1):
+        assert torch.equal(other[k], other[0])
+        assert not torch.equal(span[k], span[0])
+        assert (int(span[k].sum()) != int(span[0].sum())) == (k % 2 == 1), "its size, or its place alone"
+
+
 def test_halves_are_halves_and_each_is_drawn_as_often():
     known = Half()(torch.rand(4000, 1), 8, 8)[:, 0]
     places, counts = torch.unique(known.flatten(1), dim=0, return_counts=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from cases import SCHEDULES
 from denoiselab.analytic import Gaussian
-from denoiselab.conditioning import ClassLabel, Cond, Plain, Routes, Several
+from denoiselab.conditioning import ClassLabel, Cond, Plain, Routes, Several, Unconditional
 from denoiselab.denoiser import Prediction
 from denoiselab.errors import IncompatibleError
 from denoiselab.guidance import ClassifierFree, ClassifierFreeEach
@@ -125,6 +125,18 @@ def test_tokens_of_different_widths_are_refused():
 def test_several_in_several_is_refused():
     with pytest.raises(IncompatibleError, match="made of conditions that tell something"):
         Several(one=Several(label=ClassLabel(3), two=Drawn(1, 5)))
+
+
+@pytest.mark.parametrize("kind", [Unconditional, lambda: Several(label=ClassLabel(3), two=Drawn(1, 5))])
+def test_a_part_without_a_meaning_beside_others_is_refused_wherever_it_stands(kind):
+    for parts in ({"one": kind(), "label": ClassLabel(3)}, {"label": ClassLabel(3), "last": kind()}):
+        with pytest.raises(IncompatibleError, match="made of conditions that tell something"):
+            Several(**parts)
+
+
+def test_a_route_that_no_part_takes_has_no_width():
+    assert Several(one=ClassLabel(3, dim=4), two=ClassLabel(3, dim=6)).routes == Routes(vector=10)
+    assert Several(one=Drawn(1, 0), two=Drawn(2, 5)).routes == Routes(concat=3, tokens=5)
 
 
 def test_conditions_of_different_lengths_are_put_together_and_what_is_added_is_masked():

@@ -91,6 +91,18 @@ def test_padding_has_no_influence_and_other_words_have(network, route, float64):
     assert (changed[1] - answer[1]).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_a_token_is_read_beside_the_other_words_and_not_beside_padding():
+    encoder = text(length=12).encoder.eval()
+    states, mask = encoder.encode(["a thin seven"])
+    assert mask.tolist() == [[True] * 3 + [False] * 9]
+    other, _ = encoder.encode(["a thin one"])
+    assert (states[0, 0] - other[0, 0]).abs().max() > 1e-3
+    encoder.position[3:] += 10.0
+    padded, _ = encoder.encode(["a thin seven"])
+    assert torch.equal(padded[:, :3], states[:, :3])
+
+
 @pytest.mark.parametrize("null", ["learned", "zero"])
 def test_null_is_one_token_and_one_vector_whatever_was_said(null):
     conditioner = text(route="both", null=null)

@@ -83,6 +83,16 @@ def test_churn_draws_once_a_step_inside_its_range_and_never_at_the_schedule_s_en
         assert len(drawn) == 7
 
 
+@over("name", ["cosine", "flow", "ve"])
+def test_churn_is_within_a_range_of_sigma_over_alpha(name):
+    """Of either end: s_min and s_max are levels of EDM's own process, where alpha is 1."""
+    schedule, churn = SCHEDULES[name], Churn(10, 1.0, s_min=0.5, s_max=2.0)
+    for ratio, inside in ((0.45, False), (0.55, True), (1.9, True), (2.1, False)):
+        t = schedule.time(-2 * math.log(ratio))
+        _, later = churn(schedule, torch.zeros(1, dtype=torch.float64), t, torch.ones_like)
+        assert bool(later > t) == inside
+
+
 def test_gamma_is_at_most_the_square_root_of_2_less_1():
     schedule, t = linear(T=None), torch.tensor(0.3, dtype=torch.float64)
     _, later, _ = Churn(steps=1, s_churn=1e6)(schedule, torch.zeros(1), t, torch.randn_like)

@@ -10,6 +10,7 @@ from denoiselab.errors import ConfigError
 from denoiselab.parameterizations import Mean
 from denoiselab.samplers.sampler import posterior_variance
 from denoiselab.schedules import Flow, Level, Linear, Schedule, Table, cosine, like, linear
+from denoiselab.schedules.schedule import noise_label
 
 
 def alpha_bar(schedule: Schedule, t: float) -> float:
@@ -206,14 +207,21 @@ def test_sigma_squared_is_exact_near_the_data(t):
     assert float(SCHEDULES["cosine"](t).sigma) ** 2 == pytest.approx(exact["cosine"], rel=1e-12 + 2e-18 / t)
 
 
+def test_the_noise_label_is_a_quarter_of_log_sigma_over_alpha_and_bounded():
+    ratio = torch.tensor([0.01, 0.5, 1.0, 80.0], dtype=torch.float64)
+    torch.testing.assert_close(noise_label(-2 * torch.log(ratio)), torch.log(ratio) / 4, rtol=1e-15, atol=0)
+    ends = torch.tensor([math.inf, 100.0, -100.0, -math.inf])
+    assert noise_label(ends).tolist() == [-8, -8, 8, 8]
+
+
 # The end of the process.
 
 
-@pytest.mark.parametrize("make", [cosine, Flow, linear, Linear])
+@pytest.mark.parametrize("make", [cosine, Flow, linear, Linear, schedules.VESqrt, schedules.EDM, schedules.VE])
 def test_log_snr_min_ends_the_process_at_that_log_snr_and_changes_nothing_before(make):
     ended, whole = make(log_snr_min=-5.0), make()
     end = float(whole.time(-5.0))
-    assert 0.5 < end < 1
+    assert 0.1 < end < 1
     assert float(ended.log_snr(1.0)) == pytest.approx(-5.0, abs=1e-12)
     assert torch.equal(ended.log_snr(torch.tensor([end + 1e-6, 1.0])), ended.log_snr(1.0).expand(2))
     assert ended.time(-5.1) == ended.time(-1000.0) == 1.0
@@ -331,7 +339,9 @@ def test_a_schedule_at_one_level_is_what_the_formula_gives_there(schedule):
         torch.testing.assert_close(one, other, rtol=2e-13, atol=0)
 
 
-@pytest.mark.parametrize("make", [schedules.Linear, schedules.Flow, schedules.VE, schedules.SubVP])
+@pytest.mark.parametrize(
+    "make", [schedules.Linear, schedules.Flow, schedules.VE, schedules.VESqrt, schedules.EDM, schedules.SubVP]
+)
 def test_a_shift_moves_log_snr_and_keeps_the_family(make):
     plain, shifted, t = make(), make(shift=4.0), grid(50)
     t = t[:-1]  # flow is at -infinity at the end
@@ -342,7 +352,7 @@ def test_a_shift_moves_log_snr_and_keeps_the_family(make):
     of_family = {
         schedules.Linear: alpha**2 + sigma**2,
         schedules.Flow: alpha + sigma,
-        schedules.VE: alpha,
+        **dict.fromkeys([schedules.VE, schedules.VESqrt, schedules.EDM], alpha),
         schedules.SubVP: alpha**2 + sigma,
     }
     torch.testing.assert_close(of_family[make], torch.ones_like(t), rtol=1e-14, atol=0)
