@@ -300,7 +300,7 @@ def test_a_log_that_was_put_aside_comes_back(tmp_path):
 
 def test_half_a_row_without_its_step_goes_too(tmp_path):
     (tmp_path / "metrics.csv").write_text("train/loss,step\n0.5,1\n0.2")
-    resume.cut(tmp_path / "metrics.csv", 5)
+    experiment.cut(tmp_path / "metrics.csv", 5)
     assert (tmp_path / "metrics.csv").read_text().split() == ["train/loss,step", "0.5,1"]
 
 
