@@ -363,7 +363,7 @@ def test_what_would_be_another_experiment_is_refused_and_the_folder_stays_as_it_
     said = train(f"run={run}", "resume=true", "trainer.max_steps=12", word)
     assert said.status == 2
     assert said.err.count("\n") == 1
-    assert said.err.startswith("train.py: resume=true goes on with the same experiment, and this would be another one")
+    assert said.err.startswith("train.py: resume=true continues the same experiment, and this would be another one")
     assert told in said.err
     assert contents(run) == was
 
@@ -390,7 +390,7 @@ def test_fewer_steps_than_are_done_are_refused_also_for_a_run_that_has_not_finis
     was = contents(run)
     said = train(f"run={run}", "resume=true", "trainer.max_steps=4")
     assert said.status == 2
-    assert "has done its 6 steps; for more take trainer.max_steps=12" in said.err
+    assert "has done its 6 steps; for more give trainer.max_steps=12" in said.err
     assert {name: bits for name, bits in contents(run).items() if ".hydra" not in name} == {
         name: bits for name, bits in was.items() if ".hydra" not in name
     }
@@ -404,7 +404,7 @@ def test_a_trial_or_a_job_of_a_sweep_goes_on_by_itself(tmp_path):
 
 
 def test_the_average_weights_alone_are_nothing_to_train_on():
-    with pytest.raises(RunError, match="has the averaged weights alone"):
+    with pytest.raises(RunError, match="holds only averaged weights"):
         resume.resumed_overrides(["run=model.safetensors", "resume=true"], multirun=False)
 
 
@@ -463,7 +463,7 @@ def test_more_steps_of_a_decay_that_is_drawn_out_over_all_of_them_are_said_to_ch
 def test_a_run_that_is_finished_says_so_and_stays_finished(run):
     said = train(f"run={run}", "resume=true")
     assert said.status == 2
-    assert "run has done its 6 steps; for more take trainer.max_steps=12" in said.err
+    assert "run has done its 6 steps; for more give trainer.max_steps=12" in said.err
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
@@ -510,8 +510,8 @@ def test_a_run_goes_on_from_its_best_checkpoint_once_and_then_from_its_last(whol
     [
         (["run=no/such/run", "resume=true"], "run=no/such/run is no run's folder"),
         (["-m", "run=no/such/run", "resume=true"], "run=no/such/run is no sweep's folder"),
-        (["resume=true"], "resume=true goes on with a run: name its folder, run=<folder>"),
-        (["run=outputs"], "run=outputs is a run to go on with: add resume=true"),
+        (["resume=true"], "resume=true continues a run; name its folder, run=<folder>"),
+        (["run=outputs"], "run=outputs is a run to continue; add resume=true"),
         (["run=outputs", "resume=true", "hydra.run.dir=there"], "two folders; leave hydra.run.dir=there out"),
         (["run=outputs", "resume=true", "checkpoint=lost"], "outputs is no run's folder"),
     ],

@@ -293,7 +293,7 @@ def test_a_trial_without_a_figure_fails_as_a_nan_would_end_the_study(figure):
     ("words", "told"),
     [
         ("metrics=none", "use metrics=fid"),
-        ("optimizer.lr=interval(0,1)", "optimizer.lr=0.0"),
+        ("optimizer.lr=interval(0,1)", "optimizer.lr must be above 0"),
         ("optimizer.lrr=interval(1,2)", "did you mean optimizer.lr"),
         ("schedule=choice(linear,cosin)", "did you mean cosine"),
         ("loss=cross_entropy", "take experiment=noisy_classifier"),

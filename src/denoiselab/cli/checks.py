@@ -34,7 +34,7 @@ def check_job(loader: Loader, words: list[str]) -> DictConfig:
             )
         if override.key_or_group == "hydra.run.dir" and not override.value():
             raise ConfigError("hydra.run.dir is empty; give a folder, as in hydra.run.dir=outputs/mine")
-    groups = [o for o in overrides if loader.is_group(o.key_or_group)]
+    groups = [o for o in overrides if loader.is_group(o.key_or_group) and not o.is_hydra_override()]
     for override in groups:
         options = loader.options(override.key_or_group)
         value = override.value()
