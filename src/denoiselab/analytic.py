@@ -176,9 +176,10 @@ def _spectral(covariances: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Gaussian(Normals):
-    r"""N(mean, covariance) or N(mean, std^2 I), without classes; mean: a number or an event, covariance: (D, D).
+    r"""A Gaussian without classes: N(mean, covariance), covariance (D, D), or N(mean, std^2 I).
 
-    $E[x_0|x_t] = \mathrm{mean} + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (x_t - \alpha\,\mathrm{mean})$
+    mean: a number or of an event's shape.
+    $E[x_0|x_t] = \mathrm{mean} + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (x_t - \alpha\,\mathrm{mean})$.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 r"""Norms of the weighted eps error $\sqrt w\,(\epsilon - \hat\epsilon)$: $w\,|\epsilon - \hat\epsilon|^2$, or another.
 
 The network's output gives the error as $\epsilon - \hat\epsilon = e_\mathrm{out} (F^* - F)$. $\sqrt w\,e_\mathrm{out}$
-is multiplied first, in float64, so that nothing overflows where one is large and the other small.
+is computed first, in float64, so that nothing overflows where one is large and the other small.
 """
 
 from abc import ABC, abstractmethod

@@ -2,10 +2,10 @@ r"""The variational bound of a denoiser as a chain of T steps (DDPM, arXiv:2006.
 
 $$-\log p(x_0) \le \mathrm{prior} + \sum_{i=2}^T E L_{t_i} + E\,\mathrm{decoder}, \quad 0 = t_0 < \dots < t_T = 1$$
 
-One evaluation, at $t_1$, is the decoder's. The others are of K - 1 of the T - 1 steps, one from each of K - 1 strata of
-equal probability under $p_i$. L is weighted by $1/((K - 1)\,p_i)$, so the sum is unbiased; with K = T it is exact. Nine
-tenths of $p_i$ are proportional to $\log(1 + \mathrm{SNR}_{i-1}) - \log(1 + \mathrm{SNR}_i)$, as $L_{t_i}$ is for N(0,
-1) data in small steps; one tenth is uniform, so that no weight is large where that falls to 0.
+One evaluation, at $t_1$, is for the decoder. The others are for K - 1 of the T - 1 steps, one from each of K - 1 strata
+of equal probability under $p_i$. L is weighted by $1/((K - 1)\,p_i)$, so the sum is unbiased; with K = T it is exact.
+Nine tenths of $p_i$ are proportional to $\log(1 + \mathrm{SNR}_{i-1}) - \log(1 + \mathrm{SNR}_i)$, as $L_{t_i}$ is for
+$N(0, 1)$ data in small steps; one tenth is uniform, so that no weight is large where that falls to 0.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-r"""Likelihood by the probability-flow ODE, with the instantaneous change of variables (Score-SDE §4.3, eq. 39).
+r"""Likelihood by the probability-flow ODE, with its instantaneous change of variables.
 
-In $z = x/\sqrt{\alpha^2 + \sigma^2} = \cos\phi\,x_0 + \sin\phi\,\epsilon$, $\tan\phi = \sigma/\alpha$, all schedules
-are the same and nothing is singular at $\alpha = 0$: $dz/d\phi = \cos\phi\,\hat\epsilon - \sin\phi\,\hat x_0$. Steps
-are even in log-SNR, $\lambda = -2\log\tan\phi$, so that $d\phi/d\lambda = -\tfrac12\sin\phi\cos\phi$, and
-(arXiv:2011.13456)
+Score-SDE (arXiv:2011.13456, §4.3, eq. 39). In $z = x/\sqrt{\alpha^2 + \sigma^2} = \cos\phi\,x_0 + \sin\phi\,\epsilon$,
+$\tan\phi = \sigma/\alpha$, all schedules are the same and nothing is singular at $\alpha = 0$:
+$dz/d\phi = \cos\phi\,\hat\epsilon - \sin\phi\,\hat x_0$. Steps are even in log-SNR, $\lambda = -2\log\tan\phi$, so that
+$d\phi/d\lambda = -\tfrac12\sin\phi\cos\phi$, and
 
 $$\log p_0(z_0) = \log N(z_1; 0, \sigma_\mathrm{prior}^2/(\alpha_1^2 + \sigma_1^2))
 \quad + \int_0^1 \mathrm{div}(dz/d\lambda)\,d\lambda.$$
@@ -31,7 +31,7 @@ LOWEST = -20.0  # log-SNR at which the path ends if it runs to -infinity: alpha 
 
 
 class FlowODE(Likelihood):
-    r"""`steps` of the classical Runge-Kutta method of order 4; the error is the difference from half as many.
+    r"""Solves the ODE by `steps` of classical fourth-order Runge-Kutta; the error is the difference from half as many.
 
     The path begins at t_min with $z = \cos\phi\,x_0$, so the density is that of $x_0 + n\epsilon$ at $x_0$,
     $n = \sigma/\alpha$ at t_min (None: where n = 0.01, the same noise on every schedule), with an error of $O(n^2)$.

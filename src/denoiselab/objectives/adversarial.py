@@ -1,12 +1,12 @@
 r"""The patch-adversarial loss of autoencoders, in its hinge form.
 
 PatchGAN (Isola 2017, arXiv:1611.07004), VQGAN (Esser 2021, arXiv:2012.09841), hinge (Lim & Ye 2017, arXiv:1705.02894).
-The discriminator D gives each patch a score, high for real ones. Its loss is
+The discriminator D scores each patch, high for real ones. Its loss is
 $\tfrac12 E[\mathrm{relu}(1 - D(x)) + \mathrm{relu}(1 + D(\hat x))]$, and the autoencoder's $-E[D(\hat x)]$.
 
 One step of one optimizer minimises both: simultaneous gradient descent, in which neither sees the other's new weights.
-$\hat x$ is detached in the discriminator's loss, and the discriminator's weights in the autoencoder's. So in their sum
-each has exactly its own gradient for its own weights, until these are clipped by their common norm
+$\hat x$ is detached in the discriminator's loss, and the discriminator's weights in the autoencoder's. So the sum gives
+each network exactly the gradient of its own loss, until gradients are clipped by their common norm
 (trainer.gradient_clip_val).
 """
 
@@ -77,7 +77,7 @@ class Adversarial(nn.Module):
         return hinge(self.discriminator(real.detach()), self.discriminator(made.detach()))
 
     def forward(self, real: Tensor, made: Tensor, others: Tensor, last_layer: Tensor, step: int) -> Tensor:
-        """Returns both parts, (B,), after `step` optimizer steps. others: (B,), the autoencoder's other losses."""
+        """Returns the sum of both parts: (B,), after `step` optimizer steps; others: (B,), the other losses."""
         generator = self.of_autoencoder(made)
         balance = _balance(others.mean(), generator.mean(), last_layer) if self.adaptive else 1.0
         begun = float(step >= self.start)  # not skipped, so that every process has a gradient for every weight
