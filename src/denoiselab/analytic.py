@@ -1,20 +1,18 @@
 r"""Exact denoisers, to test schedules, spacings, samplers and guidance without a trained network.
 
-They return $E[x_0|x_t]$ and $E[\epsilon|x_t]$, with $x_t = \alpha x_0 + \sigma\epsilon$, for two kinds of data.
+They return $E[x_0|x_t]$ and $E[\epsilon|x_t]$, with $x_t = \alpha x_0 + \sigma\epsilon$, for Gaussian mixtures and sets
+of points.
 
-Gaussian mixtures: $x_0 \sim \sum_k w_k N(\mu_k, \Sigma_k)$ with $\Sigma_k = Q_k\,\mathrm{diag}(\lambda_k)\,Q_k^T$. In
-the coordinates $z_k = Q_k^T (x_t - \alpha\mu_k)$, of variance $v_k = \alpha^2\lambda_k + \sigma^2$, dimensions are
+A mixture has $x_0 \sim \sum_k w_k N(\mu_k, \Sigma_k)$ with $\Sigma_k = Q_k\,\mathrm{diag}(\lambda_k)\,Q_k^T$. In the
+coordinates $z_k = Q_k^T (x_t - \alpha\mu_k)$, of variance $v_k = \alpha^2\lambda_k + \sigma^2$, its dimensions are
 independent,
 
 $$E[x_0|x_t, k] = \mu_k + Q_k (\alpha\lambda_k/v_k)\,z_k, \qquad E[\epsilon|x_t, k] = Q_k (\sigma/v_k)\,z_k,$$
 
-and the answers are weighted by $\mathrm{softmax}_k(\log w_k + \log p_t(x_t|k))$, where $p_t(x_t|k) = N(z_k; 0, v_k)$.
-
-Point sets: $\mathrm{softmax}_i(-|x_t - \alpha x_i|^2/(2\sigma^2))$ weights the points: the optimal denoiser of a
-training set.
-
-At $\sigma = 0$, $E[\epsilon|x_t] = 0$, since x_t does not depend on eps. A label (cond.label: (B,), -1 for none)
-restricts its sample to the components or points of that class.
+and the components have the weights $\mathrm{softmax}_k(\log w_k + \log p_t(x_t|k))$, $p_t(x_t|k) = N(z_k; 0, v_k)$. The
+points of a set have the weights $\mathrm{softmax}_i(-|x_t - \alpha x_i|^2/(2\sigma^2))$: the optimal denoiser of a
+training set. At $\sigma = 0$, x_t does not depend on eps, and $E[\epsilon|x_t] = 0$. A label (cond.label: (B,), -1 for
+none) restricts its sample to the components or points of that class.
 """
 
 import math
@@ -43,7 +41,6 @@ class Exact(nn.Module, ABC):
     classes: Tensor | None
 
     def __init__(self, schedule: Schedule, values: Tensor, classes: Tensor | None) -> None:
-        """`classes` moves to the device of `values`, the data."""
         super().__init__()
         self.schedule = schedule
         self.register_buffer("classes", None if classes is None else classes.to(values.device, torch.int64))
@@ -191,10 +188,7 @@ class Gaussian(Normals):
         super().__init__(schedule, torch.ones_like(stds), means, stds, covariances, classes=None)
 
     def flow(self, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
-        r"""Moves x from time t to time s by the exact solution of the probability-flow ODE.
-
-        Each coordinate keeps its quantile: $z_s = \sqrt{v_s/v_t}\,z_t$.
-        """
+        r"""Moves x from t to s along the probability-flow ODE, exactly: quantiles stay, $z_s = \sqrt{v_s/v_t}\,z_t$."""
         flat, *level_t = self._at(x, t)
         _, *level_s = self._at(x, s)
         z, variance_t = self.coordinates(flat, *level_t)
@@ -246,10 +240,7 @@ class Mixture(Normals):
 
 
 class Empirical(Exact):
-    """The optimal denoiser of points: (N, ...), with labels: int64 (N,) or None.
-
-    It computes N distances per sample, `chunk` points at a time, which bounds the memory.
-    """
+    """The optimal denoiser of points (N, ...), labels int64 (N,) or None: N distances per sample, `chunk` at a time."""
 
     points: Tensor
 
@@ -301,10 +292,7 @@ def gaussian(schedule: Schedule, points: Tensor, labels: Tensor | None = None) -
 
 
 def mixture(schedule: Schedule, points: Tensor, labels: Tensor | None = None) -> Mixture:
-    """Fits one Gaussian per class, with its mean, full covariance and share of the points.
-
-    Raises ConfigError for points of too many dimensions.
-    """
+    """Fits a Gaussian to each class, with its share of the points as weight. Raises ConfigError as `gaussian` does."""
     points = points.double()
     labels = torch.zeros(len(points), dtype=torch.int64) if labels is None else labels
     classes, counts = labels.unique(return_counts=True)

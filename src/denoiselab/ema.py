@@ -64,8 +64,7 @@ class Power(Profile):
 def exponent(sigma_rel: ProfileWidth) -> float:
     r"""Returns gamma of the power function of standard deviation sigma_rel, at most 0.28 (EDM2, §3.1).
 
-    $\sigma_\mathrm{rel}^2 = (\gamma + 1)/((\gamma + 2)^2 (\gamma + 3))$; $\gamma = 0$, the mean of all steps, has
-    $1/\sqrt{12}$.
+    $\sigma_\mathrm{rel}^2 = (\gamma + 1)/((\gamma + 2)^2 (\gamma + 3))$; it is $1/12$ at $\gamma = 0$, the plain mean.
     """
     r = sigma_rel**-2
     return float(np.roots([1, 7, 16 - r, 12 - r]).real.max())
@@ -196,10 +195,7 @@ def _listed(values: float | Sequence[float] | None) -> Sequence[float]:
 
 
 def reconstruct(snapshots: Sequence[Snapshot], step: int, sigma_rel: float) -> Weights:
-    """Returns the average of steps 1 ... step with a profile of width sigma_rel, approximated from snapshots.
-
-    The least-squares combination of the stored profiles (EDM2, §3.2).
-    """
+    """Returns the average of steps 1 ... step of width sigma_rel, the least-squares fit by snapshots (EDM2, §3.2)."""
     weights = combination([(s.step, s.sigma_rel) for s in snapshots], step, sigma_rel)
     made: Weights = {}
     for name, first in snapshots[0].weights.items():

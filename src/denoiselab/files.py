@@ -65,7 +65,6 @@ def step_of(path: Path) -> int | None:
 
 
 def _flush(path: Path) -> None:
-    """Flushes a file's contents, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

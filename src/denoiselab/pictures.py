@@ -72,7 +72,6 @@ def captioned(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 
 
 def _lettered(text: str, width: int) -> np.ndarray:
-    """Draws wrapped text in black on white: uint8 (h, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

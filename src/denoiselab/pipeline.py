@@ -116,7 +116,6 @@ class Pipeline(nn.Module):
         return denoise
 
     def _kept(self, asked: Batch) -> list[Known]:
-        """Returns the pixels that conditions keep."""
         keepers = [(part, own) for part, own in self.conditioner.each(asked) if isinstance(part, Keeps)]
         return [Known(asked["image"], part.kept(own)) for part, own in keepers]
 

@@ -72,10 +72,7 @@ def times(schedule: Schedule, shares: Sequence[float]) -> Tensor:
 
 
 def nearest(schedule: Schedule, t: Sequence[float], count: int) -> list[int]:
-    """Returns which `count` of the descending times t are the most even in angle; fewer where some coincide.
-
-    The first and the last are always included.
-    """
+    """Returns the indices of `count` descending times t most even in angle, with both ends; fewer if some coincide."""
     seen = angle(schedule, torch.tensor(list(t), dtype=torch.float64))
     wanted = torch.linspace(float(seen[0]), float(seen[-1]), count, dtype=torch.float64)
     return sorted({0, len(t) - 1, *(int((seen - w).abs().argmin()) for w in wanted[1:-1])})

@@ -23,8 +23,6 @@ _jobs: "list[Jobs]" = []
 
 
 class _Count(MofNCompleteColumn):
-    """Units done, or the task's own count."""
-
     def render(self, task: Task) -> Text:
         return Text(task.fields["count"]) if "count" in task.fields else super().render(task)
 

@@ -40,10 +40,7 @@ def uniform(draws: int, purpose: str, indices: Sequence[int]) -> Tensor:
 
 
 class SampleNoise:
-    """Standard normal noise with one generator per sample; called like `torch.randn_like`.
-
-    It is drawn on the CPU, so that it is the same on every device.
-    """
+    """Standard normal noise, a generator per sample, drawn on the CPU for any device; called like torch.randn_like."""
 
     def __init__(self, seed: int, indices: Sequence[int], purpose: str = "sample") -> None:
         self.generators = [generator(seed, purpose, int(i)) for i in indices]

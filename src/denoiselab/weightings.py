@@ -120,8 +120,8 @@ class Sigmoid(Weighting):
 class RandomWalk(Weighting):
     r"""A term of the bound of T steps with reverse variance $\beta$: $\alpha_s^2\beta/(2\sigma_t^4)$ on the x0-MSE.
 
-    Here $s = t - 1/T$ and $\beta = \sigma_t^2 - (\alpha_t\sigma_s/\alpha_s)^2$. On the unit random walk,
-    schedule=ve_sqrt of T steps, it is $1/(2 i^2)$ at step i.
+    $s = t - 1/T$ and $\beta = \sigma_t^2 - (\alpha_t\sigma_s/\alpha_s)^2$. On the unit random walk, schedule=ve_sqrt of
+    T steps, it is $1/(2 i^2)$ at step i.
     """
 
     @checked

@@ -124,5 +124,4 @@ class VariationalBound(Likelihood):
 
 
 def _summed(nats: Tensor) -> Tensor:
-    """Sums over an image's dimensions, in float64 on the CPU: (B,)."""
     return nats.flatten(1).cpu().double().sum(1)

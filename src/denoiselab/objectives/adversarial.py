@@ -37,7 +37,6 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns scores in the dtype of the images."""
         return self.layers(images.to(next(self.parameters()).dtype)).to(images.dtype)
 
 

@@ -14,11 +14,10 @@ from denoiselab.schedules.variance_preserving import Cosine, Linear, Modifiers, 
 
 
 class Table(VariancePreserving):
-    r"""A VP schedule from a table $\beta_1 \dots \beta_T$.
+    r"""A VP schedule from a table $\beta_1 \dots \beta_T$, with piecewise-constant beta.
 
-    $\log\bar\alpha = \sum_{j \le i} \log(1 - \beta_j)$ at $t = i/T$, and linear in t between. This is the VP process
-    with piecewise-constant beta: exact at the nodes, and defined down to t = 0. Where $\beta_T = 1$, the last step goes
-    to $\alpha = 0$, linearly in $\alpha$.
+    $\log\bar\alpha = \sum_{j \le i} \log(1 - \beta_j)$ at $t = i/T$, and linear between: exact at the nodes, and
+    defined down to t = 0. Where $\beta_T = 1$, the last step goes to $\alpha = 0$, linearly in $\alpha$.
     """
 
     @checked

@@ -22,8 +22,7 @@ class Modifiers(Ends, total=False):
 class VariancePreserving(Schedule):
     r"""$\alpha^2 = \bar\alpha$ and $\sigma^2 = 1 - \bar\alpha$, from $\log\bar\alpha(t)$.
 
-    `zero_terminal_snr` shifts and scales alpha so that it is 0 at t = 1 (Lin 2023, arXiv:2305.08891, algorithm 1, in
-    continuous time).
+    `zero_terminal_snr` shifts and scales alpha to 0 at t = 1 (Lin 2023, arXiv:2305.08891, alg. 1, in continuous time).
     """
 
     def __init__(self, zero_terminal_snr: bool = False, **ends: Unpack[Ends]) -> None:
@@ -85,8 +84,7 @@ class Linear(VariancePreserving):
 class Cosine(VariancePreserving):
     r"""$\bar\alpha = f(t)/f(0)$, $f(t) = \cos^2\frac{\pi (t + s)}{2 (1 + s)}$ (iDDPM, arXiv:2102.09672, eq. 17).
 
-    Log-SNR runs to $-\infty$; it ends at `log_snr_min`, by default -15 (simple diffusion, Hoogeboom 2023,
-    arXiv:2301.11093, §2.2).
+    Log-SNR runs to $-\infty$; it ends at `log_snr_min`, by default -15 (simple diffusion, arXiv:2301.11093, §2.2).
     """
 
     @checked
@@ -121,8 +119,7 @@ class Sigmoid(VariancePreserving):
 
     $$\bar\alpha = \frac{S(e/\tau) - S(u/\tau)}{S(e/\tau) - S(s/\tau)}, \qquad u = s + t\,(e - s)$$
 
-    S is the logistic function, $s$ = `start` and $e$ = `end`. Log-SNR runs to $-\infty$; it ends at `log_snr_min`, as
-    for `Cosine`.
+    S is the logistic function, $s$ = `start`, $e$ = `end`. Log-SNR runs to $-\infty$; it ends as that of `Cosine` does.
     """
 
     @checked
