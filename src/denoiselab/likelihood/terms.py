@@ -70,7 +70,7 @@ def decoder_nats(x0: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
     The bins are x0 +- 1/255, with the first and last open (DDPM, eq. 13). log_std: a scalar, (B,) or (B, ...).
     """
-    # Phi(u) - Phi(l) loses digits where both are near 1 or the bin is narrow: so in the lower tail, in log and float64.
+    # Phi(u) - Phi(l) loses digits near 1 and in narrow bins: computed in the lower tail, by logarithms, in float64.
     x = wide(x0)
     error, std = x - mean.to(x), torch.exp(like(log_std, x))
     upper, lower = (HALF_BIN - error.abs()) / std, (-HALF_BIN - error.abs()) / std

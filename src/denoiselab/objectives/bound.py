@@ -89,7 +89,7 @@ class VariationalBound(Denoising):
         (_, sigma_t), (_, sigma_s) = schedule(t), schedule(torch.where(first, t / 2, s))
         narrower = (sigma_s / sigma_t) ** (2 * fraction)
         step = narrower * torch.expm1(schedule.log_snr(torch.where(first, t / 2, s)) - schedule.log_snr(t))
-        # The decoder's, as for a density: |x0 - x0_hat|^2/(2 std^2), x0 - x0_hat being sigma/alpha times the eps error.
+        # The decoder's term as a density: |x0 - x0_hat|^2/(2 std^2), where x0 - x0_hat is sigma/alpha of the eps error.
         scale = likelihood.decoder_log_std(schedule, t, 2 * t.clamp(max=0.5), fraction)
         return self.T / 2 * torch.where(first, torch.exp(-schedule.log_snr(t) - 2 * scale), step)
 

@@ -109,7 +109,7 @@ def scaled_linear(
 def sqrt_linear(
     T: AtLeastTwo = 1000, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **modifiers: Unpack[Modifiers]
 ) -> Schedule:
-    """Latent diffusion's "sqrt": beta^2 linear, beta from sqrt(beta_min/1000) to sqrt(beta_max/1000) at T = 1000.
+    """beta^2 linear: beta from sqrt(beta_min/1000) to sqrt(beta_max/1000) at T = 1000 (latent diffusion's code).
 
     It ends at abar = 3e-44 after its own 1000 steps, so eps-prediction needs `log_snr_min`.
     """
