@@ -1,6 +1,6 @@
-"""denoiselab: the design space of denoising diffusion, one small swappable part an option.
+"""denoiselab: denoising diffusion from small, interchangeable parts, one for each design choice.
 
-Names are loaded when they are first used, so that `import denoiselab` does not import torch.
+Names are imported on first use, so that `import denoiselab` does not import torch.
 """
 
 from importlib import import_module

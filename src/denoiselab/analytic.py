@@ -1,15 +1,18 @@
-"""Exact denoisers, with which schedules, spacings, samplers and guidance are judged with no trained network at all.
+r"""Exact denoisers, to test schedules, spacings, samplers and guidance without a trained network.
 
-E[x_0|x_t] and E[eps|x_t] under x_t = alpha x_0 + sigma eps, for data of two kinds.
+They return $E[x_0|x_t]$ and $E[\epsilon|x_t]$, with $x_t = \alpha x_0 + \sigma\epsilon$, for Gaussian mixtures and sets
+of points.
 
-Gaussians: x_0 from component k with chance w_k, then x_0 ~ N(mu_k, Sigma_k), Sigma_k = Q_k diag(lambda_k) Q_k^T. In the
-coordinates z_k = Q_k^T (x_t - alpha mu_k), of variance v_k = alpha^2 lambda_k + sigma^2, each dimension is on its own:
-    E[x_0|x_t, k] = mu_k + Q_k (alpha lambda_k/v_k) z_k,    E[eps|x_t, k] = Q_k (sigma/v_k) z_k,
-and the answers are summed with the responsibilities softmax(log w_k + log p_t(x_t|k)), p_t(x_t|k) = N(z_k; 0, v_k).
-A set of points: weights softmax(-|x_t - alpha x_i|^2/(2 sigma^2)), the optimal denoiser of a training set.
+A mixture has $x_0 \sim \sum_k w_k N(\mu_k, \Sigma_k)$ with $\Sigma_k = Q_k\,\mathrm{diag}(\lambda_k)\,Q_k^T$. In the
+coordinates $z_k = Q_k^T (x_t - \alpha\mu_k)$, of variance $v_k = \alpha^2\lambda_k + \sigma^2$, its dimensions are
+independent,
 
-At sigma = 0, x_t says nothing of eps, and E[eps|x_t] = 0. A class that is asked for (cond.label: (B,), -1 for none)
-restricts each sample to the components or points of that class.
+$$E[x_0|x_t, k] = \mu_k + Q_k (\alpha\lambda_k/v_k)\,z_k, \qquad E[\epsilon|x_t, k] = Q_k (\sigma/v_k)\,z_k,$$
+
+and the components have the weights $\mathrm{softmax}_k(\log w_k + \log p_t(x_t|k))$, $p_t(x_t|k) = N(z_k; 0, v_k)$. The
+points of a set have the weights $\mathrm{softmax}_i(-|x_t - \alpha x_i|^2/(2\sigma^2))$: the optimal denoiser of a
+training set. At $\sigma = 0$, x_t does not depend on eps, and $E[\epsilon|x_t] = 0$. A label (cond.label: (B,), -1 for
+none) restricts its sample to the components or points of that class.
 """
 
 import math
@@ -24,21 +27,20 @@ from denoiselab.denoiser import Prediction
 from denoiselab.errors import ConfigError
 from denoiselab.schedules import Schedule, as_time
 
-MOST_VALUES = 4096  # of one image whose covariance is taken: 4096 x 4096 float64 are 128 MiB
+MOST_VALUES = 4096  # per image, for a covariance: 4096 x 4096 float64 take 128 MiB
 
 
 class Exact(nn.Module, ABC):
-    """A denoiser without parameters, called as a trained one is.
+    """A denoiser without parameters, called like a trained one.
 
-    It computes in the wider one of x_t's dtype and its own, which is float64 until it is moved (.float() is for devices
-    that have no float64), and answers in that of x_t. `classes`: int64, the class of each component or point; None
-    where there are no classes, and then labels are not looked at. Raises ConfigError for the label of an empty class.
+    It computes in the wider of x_t's dtype and its own, float64 until it is moved (use .float() on devices without
+    float64), and returns x_t's. `classes`: int64, the class of each component or point; None for no classes, in which
+    case labels are ignored. Raises ConfigError for the label of an empty class.
     """
 
     classes: Tensor | None
 
     def __init__(self, schedule: Schedule, values: Tensor, classes: Tensor | None) -> None:
-        """values: what it holds, whose device `classes` follows."""
         super().__init__()
         self.schedule = schedule
         self.register_buffer("classes", None if classes is None else classes.to(values.device, torch.int64))
@@ -47,11 +49,11 @@ class Exact(nn.Module, ABC):
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """That of the numbers it holds."""
+        """The dtype of the data."""
 
     @abstractmethod
     def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(E[x_0|x_t], E[eps|x_t]), each (B, D), for x: (B, D), alpha and sigma: (B, 1), of one dtype and device."""
+        """Returns (E[x_0|x_t], E[eps|x_t]), each (B, D), for x: (B, D), alpha, sigma: (B, 1), all of one dtype."""
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
         label = None if cond is None else cond.label
@@ -63,7 +65,7 @@ class Exact(nn.Module, ABC):
         return super().__call__(*args, **kwargs)
 
     def _at(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, ...) as (B, D), and alpha and sigma of its times as (B, 1)."""
+        """Returns x: (B, ...) as (B, D), with alpha and sigma at its times as (B, 1)."""
         dtype = torch.promote_types(x.dtype, self.dtype)
         alpha, sigma = (part.to(x.device, dtype)[:, None] for part in self.schedule(as_time(t).expand(len(x))))
         return x.to(dtype).reshape(len(x), -1), alpha, sigma
@@ -77,7 +79,7 @@ class Exact(nn.Module, ABC):
         return ", ".join(map(str, sorted(self._known)))
 
     def _excluded(self, label: Tensor | None, part: slice = slice(None)) -> Tensor | None:
-        """Which of that part of the components or points each sample leaves out: bool (B, K); None: none of them."""
+        """Returns which components or points of `part` each sample excludes: bool (B, K), or None for none."""
         if label is None or self.classes is None:
             return None
         label = label.to(self.classes.device)[:, None]
@@ -85,9 +87,9 @@ class Exact(nn.Module, ABC):
 
 
 class Normals(Exact):
-    """K Gaussians with their weights: w: (K,), mu: (K, D), covariances (K, D, D) or standard deviations (K,).
+    """K weighted Gaussians: w: (K,), mu: (K, D), covariances (K, D, D) or standard deviations (K,).
 
-    D is 1 for what is the same in each dimension. Raises ConfigError for a covariance that is none.
+    D may be 1 where all dimensions are alike. Raises ConfigError for an invalid covariance.
     """
 
     log_weights: Tensor
@@ -123,16 +125,16 @@ class Normals(Exact):
         return self.means.dtype
 
     def coordinates(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """(z, v): (B, K, D) and (B, K, D or 1)."""
+        """Returns (z, v): (B, K, D) and (B, K, D or 1)."""
         z = x[:, None] - alpha[:, None] * self.means.to(x.dtype)
         if self.bases is not None:
             z = torch.einsum("bkd,kde->bke", z, self.bases.to(x.dtype))
         variance = (alpha**2)[:, None] * self.spectra.to(x.dtype) + (sigma**2)[:, None]
-        # Only a point without noise has no variance; held above 0, the nearest point wins there, and nothing is NaN.
+        # Only a noiseless point has zero variance; the clamp makes the nearest point win there, without NaN.
         return z, variance.clamp(min=math.sqrt(torch.finfo(x.dtype).tiny))
 
     def log_joint(self, z: Tensor, variance: Tensor, label: Tensor | None) -> Tensor:
-        """log w_k + log p_t(x_t|k): (B, K), -infinity where the class does not have component k."""
+        """Returns log w_k + log p_t(x_t|k): (B, K), -infinity for components outside the sample's class."""
         log_normal = -(z.square() / variance + torch.log(2 * math.pi * variance)).sum(-1) / 2
         joint = self.log_weights.to(z.dtype) + log_normal
         excluded = self._excluded(label)
@@ -146,11 +148,11 @@ class Normals(Exact):
         return x0, self._turned_back(r[..., None] * (sigma[:, None] / variance * z))
 
     def _turned_back(self, z: Tensor) -> Tensor:
-        """sum_k Q_k z_k: (B, D)."""
+        """Returns sum_k Q_k z_k: (B, D)."""
         return z.sum(1) if self.bases is None else torch.einsum("bke,kde->bd", z, self.bases.to(z.dtype))
 
     def log_density(self, x: Tensor, t: Tensor | float, label: Tensor | None = None) -> Tensor:
-        """log p_t(x) of the noisy data: (B,), in nats; log p_t(x|y) where label: (B,) is not -1."""
+        """Returns log p_t(x) of the noisy data, in nats: (B,); log p_t(x|y) where label: (B,) is not -1."""
         self._check(label)
         coordinates = self.coordinates(*self._at(x, t))
         joint = torch.logsumexp(self.log_joint(*coordinates, label), dim=1)
@@ -162,7 +164,7 @@ class Normals(Exact):
 
 
 def _spectral(covariances: Tensor) -> tuple[Tensor, Tensor]:
-    """(lambda, Q) of covariances: (K, D, D), lambda exactly 0 where it is within rounding of 0."""
+    """Returns (lambda, Q) of covariances: (K, D, D), with lambda exactly 0 where it is within rounding of 0."""
     spectra, bases = torch.linalg.eigh(covariances)
     rounding = covariances.shape[-1] * torch.finfo(spectra.dtype).eps * spectra.abs().amax(-1, keepdim=True)
     if (spectra < -10 * rounding).any() or not torch.allclose(covariances, covariances.mT, rtol=1e-6):
@@ -171,9 +173,10 @@ def _spectral(covariances: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Gaussian(Normals):
-    """x_0 ~ N(mean, covariance), or N(mean, std^2 I); mean is a number or of an event's shape, covariance (D, D).
+    r"""A Gaussian without classes: N(mean, covariance), covariance (D, D), or N(mean, std^2 I).
 
-    E[x_0|x_t] = mean + alpha C (alpha^2 C + sigma^2 I)^-1 (x_t - alpha mean). It has no classes.
+    mean: a number or of an event's shape.
+    $E[x_0|x_t] = \mathrm{mean} + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (x_t - \alpha\,\mathrm{mean})$.
     """
 
     def __init__(
@@ -185,10 +188,7 @@ class Gaussian(Normals):
         super().__init__(schedule, torch.ones_like(stds), means, stds, covariances, classes=None)
 
     def flow(self, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
-        """The probability-flow ODE's exact solution: x at time t -> x at time s, in closed form.
-
-        Each coordinate keeps its quantile: z_s = sqrt(v_s/v_t) z_t.
-        """
+        r"""Moves x from t to s along the probability-flow ODE, exactly: quantiles stay, $z_s = \sqrt{v_s/v_t}\,z_t$."""
         flat, *level_t = self._at(x, t)
         _, *level_s = self._at(x, s)
         z, variance_t = self.coordinates(flat, *level_t)
@@ -198,9 +198,9 @@ class Gaussian(Normals):
 
 
 class Mixture(Normals):
-    """x_0 ~ sum_k w_k N(mu_k, Sigma_k): weights (K,), means (K, ...), covariances (K, D, D) or stds (K,), 0 allowed.
+    """A Gaussian mixture: weights (K,), means (K, ...), covariances (K, D, D) or stds (K,), which may be 0.
 
-    classes: (K,), of which each class 0 ... C - 1 has a component; ConfigError otherwise.
+    classes: (K,). Raises ConfigError unless each class 0 ... C - 1 has a component.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Mixture(Normals):
             raise ConfigError(f"each class 0, 1, 2, ... of a mixture has data, but here only {self._listed()}")
 
     def class_log_prob(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        """log p(y|x_t) of each class y: (B, C); what a perfect classifier of noisy inputs would say."""
+        """Returns log p(y|x_t) for each class y: (B, C), as a perfect classifier of noisy inputs would."""
         if self.classes is None:
             raise ConfigError("a mixture without classes has none to tell apart; give it classes")
         joint = self.log_joint(*self.coordinates(*self._at(x_t, t)), label=None)
@@ -229,7 +229,7 @@ class Mixture(Normals):
         return torch.log_softmax(torch.logsumexp(joint[:, None].masked_fill(other, -math.inf), dim=2), dim=1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n data points: (n, ...), float64 on the CPU, where `generator` is."""
+        """Draws n data points: (n, ...), float64 on the CPU, where `generator` must be."""
         k = torch.multinomial(self.log_weights.cpu().exp(), n, replacement=True, generator=generator)
         means, spectra = self.means.cpu(), self.spectra.cpu()
         z = torch.randn(n, means.shape[1], generator=generator, dtype=means.dtype) * spectra.sqrt()[k]
@@ -240,10 +240,7 @@ class Mixture(Normals):
 
 
 class Empirical(Exact):
-    """The optimal denoiser of a set of points: (N, ...), labels: int64 (N,) or None; E[x_0|x_t] is a mean of them.
-
-    Its cost is N distances a sample, taken `chunk` points at a time, which bounds the memory.
-    """
+    """The optimal denoiser of points (N, ...), labels int64 (N,) or None: N distances per sample, `chunk` at a time."""
 
     points: Tensor
 
@@ -257,20 +254,20 @@ class Empirical(Exact):
         return self.points.dtype
 
     def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        # In y = x/alpha the weight of x_i is exp(-p |y - x_i|^2), p = alpha^2/(2 sigma^2): distances are the same for
-        # every noise level. Below the smallest alpha/sigma that rounding can tell from 0, all weights are equal.
+        # With y = x/alpha, the weight of x_i is exp(-p |y - x_i|^2), p = alpha^2/(2 sigma^2): the distances do not
+        # depend on the noise level. Where alpha/sigma is lost to rounding, all weights are equal.
         info = torch.finfo(x.dtype)
         seen = alpha > info.eps * sigma
         y = x / torch.where(seen, alpha, 1.0)
         precision = torch.where(seen, alpha / sigma.clamp(min=info.tiny**0.25), 0.0) ** 2 / 2
         precision = precision.clamp(min=info.tiny)  # 0 times an infinite distance would be NaN
-        # Softmax chunk by chunk: all is relative to the least squared distance so far, which gets weight 1.
+        # Softmax by chunks, relative to the least squared distance so far, which has weight 1.
         least = torch.full_like(alpha, info.max)
         total, mean = torch.zeros_like(alpha), torch.zeros_like(x)
         for start in range(0, len(self.points), self.chunk):
             part = slice(start, start + self.chunk)
             points = self.points[part].to(x.dtype)
-            # By differences: |y|^2 - 2 y x_i + |x_i|^2 would cancel where sigma is small.
+            # From differences, as |y|^2 - 2 y x_i + |x_i|^2 would cancel at small sigma.
             squares = torch.cdist(y, points, compute_mode="donot_use_mm_for_euclid_dist").square()
             excluded = self._excluded(label, part)
             if excluded is not None:
@@ -285,20 +282,17 @@ class Empirical(Exact):
         return x0, torch.where(sigma > 0, (x - alpha * x0) / torch.where(sigma > 0, sigma, 1.0), 0.0)
 
 
-# What the command line names: (schedule, points (N, ...), labels (N,) or None) -> an exact denoiser of such data.
+# Factories for conf/analytic: (schedule, points (N, ...), labels (N,) or None) -> an exact denoiser of such data.
 
 
 def gaussian(schedule: Schedule, points: Tensor, labels: Tensor | None = None) -> Gaussian:
-    """The mean and the full covariance of the points. Raises ConfigError for points of too many dimensions."""
+    """Fits the mean and full covariance of the points. Raises ConfigError for points of too many dimensions."""
     mean, covariance = _moments(points.double())
     return Gaussian(schedule, mean, covariance=covariance)
 
 
 def mixture(schedule: Schedule, points: Tensor, labels: Tensor | None = None) -> Mixture:
-    """For each class a Gaussian with its mean, its full covariance and its share of the points.
-
-    Raises ConfigError for points of too many dimensions.
-    """
+    """Fits a Gaussian to each class, with its share of the points as weight. Raises ConfigError as `gaussian` does."""
     points = points.double()
     labels = torch.zeros(len(points), dtype=torch.int64) if labels is None else labels
     classes, counts = labels.unique(return_counts=True)
@@ -307,7 +301,7 @@ def mixture(schedule: Schedule, points: Tensor, labels: Tensor | None = None) ->
 
 
 def _moments(points: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean, covariance) of the points: (N, ...), as the distribution that they are: divided by N."""
+    """Returns the mean and the covariance, divided by N, of points: (N, ...)."""
     flat = points.flatten(1)
     if flat.shape[1] > MOST_VALUES:
         raise ConfigError(

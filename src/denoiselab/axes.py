@@ -1,15 +1,15 @@
-"""The axes: every option of the command line and its role, in one table.
+"""The axes: every command-line option and its role, in one table.
 
-Whatever asks whether an option changes the model, the experiment, the samples, the metrics or only where a run happens
-asks `role`: resuming, the identities of runs and evaluations, studies, reports, trust, comparisons and refusals. A new
-axis is one line here, a folder in conf/ and its code.
+Resuming, run and evaluation identities, studies, reports, trust, comparisons and checks use `role` to find out whether
+an option changes the model, the experiment, the samples, the metrics, or only where a run happens. A new axis takes one
+line here, a folder in conf/ and its code.
 """
 
 from enum import Enum
 
 
 class Role(Enum):
-    """What an option changes."""
+    """The effect of an option."""
 
     MODEL = "the network and what it is given: part of a checkpoint"
     TRAINING = "how the weights come about"
@@ -50,7 +50,7 @@ AXES: dict[str, Role] = {
     "hydra": Role.RUNNING,
 }
 
-# Options that are no group, and those whose role is not that of their group.
+# Options outside any group, and those whose role differs from their group's.
 VALUES: dict[str, Role] = {
     "seed": Role.TRAINING,
     "batch_size": Role.TRAINING,
@@ -80,13 +80,13 @@ VALUES: dict[str, Role] = {
     "trainer.channels_last": Role.TRAINING,
 }
 
-WEIGHTS = ("run", "checkpoint", "ema")  # the options of sample, evaluate and export that name a run's weights
+WEIGHTS = ("run", "checkpoint", "ema")  # the options of sample, evaluate and export that select a run's weights
 
 
 def role(key: str) -> Role:
-    """The role of an option, such as "sampler" or "sampler.steps": that of its longest prefix in the tables.
+    """Returns the role of an option, such as "sampler" or "sampler.steps": that of its longest prefix in the tables.
 
-    An option in neither table makes another experiment, which is the careful answer.
+    Options in neither table are TRAINING, the safe choice: they make another experiment.
     """
     parts = key.partition("@")[0].replace("/", ".").split(".")
     for end in range(len(parts), 0, -1):
@@ -97,10 +97,10 @@ def role(key: str) -> Role:
 
 
 def of(*roles: Role) -> tuple[str, ...]:
-    """The axes of these roles, in the order of the table."""
+    """Returns the axes with these roles, in table order."""
     return tuple(axis for axis, its in AXES.items() if its in roles)
 
 
 def within(key: str, parents: tuple[str, ...]) -> bool:
-    """Whether an option is one of `parents` or lies inside one: "sampler.steps" is within ("sampler",)."""
+    """Returns whether an option is one of `parents` or inside one: "sampler.steps" is within ("sampler",)."""
     return any(key == parent or key.startswith((f"{parent}.", f"{parent}/")) for parent in parents)

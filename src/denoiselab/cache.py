@@ -1,6 +1,6 @@
-"""What is computed once and kept on disk: classifiers, the statistics of real images, the states of captions.
+"""Results computed once and kept on disk: classifiers, statistics of real images, caption states.
 
-Concurrent jobs that want the same wait for the one that is at it, and then read what it has made.
+Concurrent jobs that need the same result wait for the one that computes it, then read it.
 """
 
 import fcntl
@@ -19,9 +19,9 @@ from denoiselab.progress import console
 
 
 def cached(path: Path, make: Callable[[], Any], together: bool = False) -> Any:
-    """What `path` holds, or else what `make` gives, put there by rank 0. A file that cannot be read is made anew.
+    """Returns the contents of `path`, or else the result of `make`, which rank 0 stores; unreadable files are remade.
 
-    together: all ranks take part in `make`; else rank 0 alone, and the others wait.
+    together: all ranks take part in `make`; otherwise rank 0 does, and the others wait.
     """
     leads = distributed.rank() == 0
     known = read(path) if leads else None
@@ -38,7 +38,7 @@ def cached(path: Path, make: Callable[[], Any], together: bool = False) -> Any:
 
 
 def read(path: Path) -> Any:
-    """What a file of torch.save holds; None where there is none, or one that cannot be read."""
+    """Returns the contents of a torch.save file, or None if it is missing or unreadable."""
     if not path.exists():
         return None
     try:
@@ -50,14 +50,14 @@ def read(path: Path) -> Any:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Inside, no other process is at `path`. The lock goes with the process that holds it, however that ends."""
+    """Locks `path` against other processes. The lock ends with its process, however that exits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     handle = _held(lock, path)
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # those that wait for it see that it is gone, and make another
+        lock.unlink(missing_ok=True)  # waiting processes see that it is gone, and create another
         os.close(handle)
 
 
@@ -72,8 +72,8 @@ def _held(lock: Path, path: Path) -> int:
         except BlockingIOError:
             console.print(f"waiting for another job to make {path.name}", highlight=False, soft_wrap=True)
             waits = True
-        except FileNotFoundError:  # the job that had it is done
+        except FileNotFoundError:  # the job that held it has finished
             pass
-        except OSError:  # no locks on this file system: files are whole all the same
+        except OSError:  # no locks on this file system; writes are atomic even so
             return handle
         os.close(handle)

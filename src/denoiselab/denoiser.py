@@ -1,4 +1,4 @@
-"""The denoiser: a network, the schedule it was trained on, and what its output means."""
+"""The denoiser: a network, the schedule it was trained on, and its parameterization."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -12,10 +12,10 @@ from denoiselab.schedules import Schedule, like
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t: x_t = alpha x0 + sigma eps. All of the shape of x_t.
+    r"""A denoiser's estimates of x_0 and eps in $x_t = \alpha x_0 + \sigma\epsilon$, each of the shape of x_t.
 
-    `variance` is iDDPM's f (eq. 15) of the reverse variance, log Sigma = f log beta + (1 - f) log beta-tilde, where the
-    network learns it.
+    `variance` is iDDPM's $f$ (arXiv:2102.09672, eq. 15) of the reverse variance,
+    $\log\Sigma = f\log\beta + (1 - f)\log\tilde\beta$, where the network learns it.
     """
 
     x0: Tensor
@@ -24,23 +24,23 @@ class Prediction(NamedTuple):
 
 
 class DenoiseFn(Protocol):
-    """What a sampler is handed: raw, EMA, guided and analytic denoisers look the same to it."""
+    """The function that a sampler calls: a raw, EMA, guided or analytic denoiser."""
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Prediction:
-        """x_t: (B, ...), t: (B,); samplers give t in float64 on the CPU, which has it wherever x_t is."""
+        """x_t: (B, ...), t: (B,). Samplers pass t in float64 on the CPU, since some devices have no float64."""
 
 
 class Output(NamedTuple):
-    """What the network itself says, each of the shape and dtype of x_t."""
+    """The network's own output, each part of the shape and dtype of x_t."""
 
     F: Tensor
     variance: Tensor | None = None  # f, see Prediction
 
 
 class Denoiser(nn.Module):
-    """backbone(c_in x_t, label, cond) -> F of the shape of x_t; the rest follows from the parameterization.
+    """A denoiser from a backbone, backbone(c_in x_t, label, cond) -> F of the shape of x_t, and a parameterization.
 
-    With `learns_variance` the backbone has twice the channels: F and, -1 ... 1 for beta-tilde ... beta, the variance.
+    With `learns_variance` the backbone has twice the channels: F, and the variance from -1 (beta-tilde) to 1 (beta).
     Raises IncompatibleError where x0 does not follow from F at the schedule's end (eps at alpha = 0).
     """
 
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
                 )
 
     def output(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Output:
-        """For x_t: (B, ...) and t: (B,), in the dtype of x_t whatever precision the network has."""
+        """Returns the network's output for x_t: (B, ...) and t: (B,), in the dtype of x_t whatever the network's."""
         c_in, label = self.parameterization.network_input(self.schedule, t)
         weight = next(self.backbone.parameters(), x_t)
         told = Cond() if cond is None else cond
@@ -77,7 +77,7 @@ class Denoiser(nn.Module):
         return Output(F, (variance + 1) / 2)
 
     def prediction(self, output: Output, x_t: Tensor, t: Tensor) -> Prediction:
-        """What the network's output says of x_t."""
+        """Converts the network's output to a prediction."""
         c_skip, c_out, e_skip, e_out = (like(c, x_t) for c in self.parameterization.inverse(self.schedule, t))
         return Prediction(c_skip * x_t + c_out * output.F, e_skip * x_t + e_out * output.F, output.variance)
 

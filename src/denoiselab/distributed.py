@@ -1,4 +1,4 @@
-"""The few collectives that evaluation needs; with one process they are the identity."""
+"""The collectives that evaluation needs; with one process they are the identity."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def barrier() -> None:
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum over the ranks, on each of them and on the CPU."""
+    """Returns the sum over all ranks, on the CPU of each."""
     if not _active():
         return values
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
@@ -36,12 +36,12 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def all_max(value: int) -> int:
-    """The largest of the ranks' values, on each of them."""
+    """Returns the largest value of all ranks, on each."""
     return int(collect(torch.tensor([value]), [rank()], world_size()).max())
 
 
 def gather(value: Any) -> list[Any]:
-    """Each rank's value, a small thing that can be pickled, on all of them."""
+    """Returns every rank's value, small and picklable, on each of them."""
     if not _active():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -50,18 +50,18 @@ def gather(value: Any) -> list[Any]:
 
 
 def share(n: int, batch_size: int) -> list[int]:
-    """This rank's part of 0 ... n - 1, in whole batches: every index on exactly one rank, for any n and world size.
+    """Returns this rank's part of 0 ... n - 1, in whole batches; every index is on exactly one rank.
 
-    The batches are those of one process, and go round the ranks: what is made of a batch is the same on any number of
-    ranks, bit by bit, though float32 rounds differently in batches of other sizes. No rank has more batches this way
-    than if each had its n/world_size indices.
+    The batches are those of one process, dealt to the ranks in turn: a batch's results are the same bits on any number
+    of ranks (float32 rounds differently in batches of other sizes). No rank has more batches than with n/world_size
+    indices each.
     """
     starts = range(rank() * batch_size, n, world_size() * batch_size)
     return [i for start in starts for i in range(start, min(n, start + batch_size))]
 
 
 def collect(rows: Tensor, indices: Sequence[int], n: int) -> Tensor:
-    """(n, ...) on every rank, from each rank's rows (B, ...) and the indices they belong at."""
+    """Returns (n, ...) on every rank, from each rank's rows (B, ...) and their indices."""
     whole = torch.zeros(n, *rows.shape[1:], dtype=torch.int64 if not rows.is_floating_point() else rows.dtype)
     whole[list(indices)] = rows.cpu().to(whole.dtype)
     return all_sum(whole).to(rows.dtype)

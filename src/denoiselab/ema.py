@@ -1,9 +1,9 @@
-"""Moving averages of the trained weights, in float32, several at once: mean <- beta_k mean + (1 - beta_k) theta_k.
+r"""Averages of the trained weights, in float32, several at once: $m \leftarrow \beta_k m + (1 - \beta_k)\,\theta_k$.
 
-An average weighs the steps 1 ... k by its profile. An exponential profile remembers the last 1/(1 - decay) steps. A
-power-function profile (EDM2, Karras 2024, §3.1) remembers a share of all steps: theta_tau counts as tau^gamma, so that
-the profile's standard deviation is `sigma_rel` of the training so far. Averages of any other sigma_rel can be made of
-stored ones afterwards (§3.2): see `reconstruct`.
+An average weights the steps 1 ... k by its profile. An exponential profile remembers the last 1/(1 - decay) steps. A
+power-function profile (EDM2, Karras 2024, arXiv:2312.02696, §3.1) remembers a share of all steps: $\theta_\tau$ has
+weight $\propto \tau^\gamma$, so that the profile's standard deviation is `sigma_rel` of the training so far. Stored
+averages can be combined to other values of sigma_rel afterwards (§3.2): see `reconstruct`.
 """
 
 from abc import ABC, abstractmethod
@@ -23,19 +23,19 @@ Weights = dict[str, Tensor]
 
 
 class Profile(ABC):
-    """How an average weighs the steps."""
+    """The weights of the training steps in an average."""
 
     @abstractmethod
     def beta(self, k: int) -> float:
-        """What update k = 1, 2, ... keeps of the average before it."""
+        """Returns the share of the previous average that update k = 1, 2, ... keeps."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """Its name, as the configuration writes it."""
+        """Returns the profile as the configuration writes it."""
 
 
 class Exponential(Profile):
-    """beta_k = min(decay, k/(9 + k)), so that the initial weights are soon forgotten; decay 0 is no averaging."""
+    r"""$\beta_k = \min(\mathrm{decay}, k/(9 + k))$, to forget the initial weights quickly; decay 0 does not average."""
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
@@ -48,7 +48,7 @@ class Exponential(Profile):
 
 
 class Power(Profile):
-    """beta_k = (1 - 1/k)^(gamma + 1) (EDM2, §3.1): step tau of k weighs (tau/k)^(gamma+1) - ((tau-1)/k)^(gamma+1)."""
+    r"""$\beta_k = (1 - 1/k)^{\gamma + 1}$: step j weighs $(j/k)^{\gamma+1} - ((j - 1)/k)^{\gamma+1}$ (EDM2, §3.1)."""
 
     def __init__(self, sigma_rel: float) -> None:
         self.sigma_rel, self.gamma = sigma_rel, exponent(sigma_rel)
@@ -62,16 +62,16 @@ class Power(Profile):
 
 @checked
 def exponent(sigma_rel: ProfileWidth) -> float:
-    """gamma of the power function whose standard deviation is sigma_rel (EDM2, §3.1), of at most 0.28.
+    r"""Returns gamma of the power function of standard deviation sigma_rel, at most 0.28 (EDM2, §3.1).
 
-    sigma_rel^2 = (gamma + 1)/((gamma + 2)^2 (gamma + 3)); at gamma = 0, the even mean of all steps, it is 1/sqrt(12).
+    $\sigma_\mathrm{rel}^2 = (\gamma + 1)/((\gamma + 2)^2 (\gamma + 3))$; it is $1/12$ at $\gamma = 0$, the plain mean.
     """
     r = sigma_rel**-2
     return float(np.roots([1, 7, 16 - r, 12 - r]).real.max())
 
 
 class Snapshot(NamedTuple):
-    """A stored power-function average: of steps 1 ... step."""
+    """A stored power-function average of steps 1 ... step."""
 
     step: int
     sigma_rel: float
@@ -79,10 +79,10 @@ class Snapshot(NamedTuple):
 
 
 class EMA:
-    """The averages of the profiles decay=... and sigma_rel=..., a number or several; the first is the model's.
+    """Averages with the profiles decay=... and sigma_rel=..., each a number or several; the first is the model's.
 
-    Trained parameters only: no buffers, nothing frozen. Where snapshot_every is given, the power-function averages are
-    kept on disk every so many steps, for reconstruction. Raises ConfigError for no average at all.
+    Covers trained parameters only: no buffers, nothing frozen. With snapshot_every, power-function averages are stored
+    every so many steps, for reconstruction. Raises ConfigError without any profile.
     """
 
     @checked
@@ -107,11 +107,11 @@ class EMA:
 
     @property
     def shadow(self) -> list[Tensor]:
-        """The average that the model is judged and sampled by."""
+        """The average with which the model is evaluated and sampled."""
         return self.shadows[0]
 
     def bind(self, model: nn.Module, gathered: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-        """Start from the model's present weights; inside of `gathered`, shards are whole."""
+        """Starts from the model's current weights; inside `gathered`, sharded weights are whole."""
         self.gathered = gathered
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names, self.live = [name for name, _ in trained], [p for _, p in trained]
@@ -119,8 +119,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the live weights in; once after each optimizer step."""
-        if self.shadow[0].device != self.live[0].device:  # bound before the trainer moved the model
+        """Adds the live weights; call once after each optimizer step."""
+        if self.shadow[0].device != self.live[0].device:  # bind() came before the trainer moved the model
             self.shadows = [[s.to(p.device) for s, p in zip(shadow, self.live, strict=True)] for shadow in self.shadows]
         self.updates += 1
         live = [p.detach().float() for p in self.live]
@@ -129,9 +129,9 @@ class EMA:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights; afterwards its own again, whatever happened.
+        """Gives the model the averaged weights inside the context, and its own back afterwards, even after an error.
 
-        With sharded weights all ranks enter it together, and inside each has all of them to itself.
+        With sharded weights all ranks enter together, and each has all weights inside.
         """
         kept = [p.detach().clone() for p in self.live]
         self._write(self.shadow)
@@ -147,19 +147,19 @@ class EMA:
             parameter.copy_(value)
 
     def averages(self) -> dict[str, Weights]:
-        """By profile, the weights by name; the model's own average first. Of shards all ranks make them together."""
+        """Returns the weights by profile and name, the model's average first. With shards, all ranks must call it."""
         return {
             str(profile): dict(zip(self.names, map(_whole, shadow), strict=True))
             for profile, shadow in zip(self.profiles, self.shadows, strict=True)
         }
 
     def snapshots(self) -> list[Snapshot]:
-        """The power-function averages as they are now, of as many steps as there were updates."""
+        """Returns the current power-function averages, of as many steps as there were updates."""
         pairs = zip(self.profiles, self.averages().values(), strict=True)
         return [Snapshot(self.updates, p.sigma_rel, weights) for p, weights in pairs if isinstance(p, Power)]
 
     def state_dict(self) -> dict[str, Any]:
-        """`weights` is the model's average, `others` are those of the other profiles."""
+        """Returns the state: `weights` is the model's average, `others` are those of the other profiles."""
         (main, weights), *others = self.averages().items()
         return {"updates": self.updates, "profile": main, "weights": weights, "others": dict(others)}
 
@@ -171,7 +171,7 @@ class EMA:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """Of a shard the whole tensor, on the CPU of rank 0, and an empty one elsewhere; any other as it is."""
+    """Returns a shard's whole tensor on the CPU of rank 0, an empty one elsewhere; other tensors unchanged."""
     if not hasattr(tensor, "full_tensor"):
         return tensor
     whole = tensor.full_tensor()
@@ -179,10 +179,10 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _like(live: Tensor, whole: Tensor) -> Tensor:
-    """Of a whole tensor the shard that this rank has of the live one; the whole where that is."""
+    """Returns this rank's shard of `whole` if `live` is sharded, otherwise `whole`."""
     if not hasattr(live, "full_tensor"):
         return whole
-    from torch.distributed.tensor import DTensor, distribute_tensor  # takes a second, and few have shards
+    from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import, and seldom needed
 
     assert isinstance(live, DTensor)
     return distribute_tensor(whole, live.device_mesh, live.placements, src_data_rank=None)
@@ -195,10 +195,7 @@ def _listed(values: float | Sequence[float] | None) -> Sequence[float]:
 
 
 def reconstruct(snapshots: Sequence[Snapshot], step: int, sigma_rel: float) -> Weights:
-    """The average of steps 1 ... step with a profile of width sigma_rel, as nearly as the snapshots make it.
-
-    The combination of stored profiles that is nearest to the wanted one in the mean square (EDM2, §3.2).
-    """
+    """Returns the average of steps 1 ... step of width sigma_rel, the least-squares fit by snapshots (EDM2, §3.2)."""
     weights = combination([(s.step, s.sigma_rel) for s in snapshots], step, sigma_rel)
     made: Weights = {}
     for name, first in snapshots[0].weights.items():
@@ -210,7 +207,7 @@ def reconstruct(snapshots: Sequence[Snapshot], step: int, sigma_rel: float) -> W
 
 
 def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> list[float]:
-    """What each stored (step, sigma_rel) counts in the wanted average."""
+    """Returns the coefficient of each stored (step, sigma_rel) in the wanted average."""
     steps, gammas = np.array([s for s, _ in stored], float), np.array([exponent(width) for _, width in stored])
     products = _inner(steps[:, None], gammas[:, None], steps[None], gammas[None])
     wanted = _inner(steps, gammas, np.float64(step), np.float64(exponent(sigma_rel)))
@@ -218,8 +215,8 @@ def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
 
 
 def _inner(t_a: Any, gamma_a: Any, t_b: Any, gamma_b: Any) -> Any:
-    """The integral of the product of two profiles (gamma + 1)/t (tau/t)^gamma, each on [0, t]."""
+    """Returns the integral of the product of two profiles (gamma + 1)/t (tau/t)^gamma, each on [0, t]."""
     sooner = t_a < t_b
     short, long = np.where(sooner, t_a, t_b), np.where(sooner, t_b, t_a)
-    gamma = np.where(sooner, gamma_b, gamma_a)  # that of the longer one, which the shorter one cuts off
+    gamma = np.where(sooner, gamma_b, gamma_a)  # of the longer profile, which the shorter one cuts off
     return (gamma_a + 1) * (gamma_b + 1) / ((gamma_a + gamma_b + 1) * long) * (short / long) ** gamma

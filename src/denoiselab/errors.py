@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command line shows these as one line and no stack trace.
+"""Errors that the user can fix. The command line shows them as one line, without a stack trace.
 
 Each message says what is wrong, the value given, what is allowed and what to try.
 """
@@ -10,13 +10,13 @@ from typing import Any
 
 
 class UserError(Exception):
-    """An error that a user can mend, of one line."""
+    """An error that the user can fix, with a one-line message."""
 
-    status = 2  # of the command that it ends
+    status = 2  # the exit status of the command
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has stopped the run, which can go on; `status` is the exit status. A sweep ends with it."""
+    """A signal stopped the run, which can be resumed; `status` is the exit status. It also ends a sweep."""
 
     def __init__(self, message: str, status: int = 130) -> None:
         super().__init__(message)
@@ -28,32 +28,32 @@ class ConfigError(UserError, ValueError):
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Returns a value as the command line writes it."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(shown, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 class InvalidValue(ConfigError):
-    """A value outside of what its parameter allows: "steps must be at least 1 (got 0)"."""
+    """A value that its parameter does not allow: "steps must be at least 1 (got 0)"."""
 
     def __init__(self, name: str, value: Any, allowed: str, hint: str = "") -> None:
         self.name, self.value, self.allowed, self.hint = name, value, allowed, hint
         super().__init__(f"{name} must be {allowed} (got {shown(value)})" + (f"; {hint}" if hint else ""))
 
     def at(self, path: str) -> "InvalidValue":
-        """The same error for whoever knows where in the configuration the part stands: "sampler.steps must be ..."."""
+        """Returns the same error with the part's place in the configuration: "sampler.steps must be ..."."""
         return InvalidValue(f"{path}.{self.name}" if path else self.name, self.value, self.allowed, self.hint)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # to and from other processes
+    def __reduce__(self) -> tuple[Any, ...]:  # pickles it between processes
         return type(self), (self.name, self.value, self.allowed, self.hint)
 
 
 @contextmanager
 def located(path: str) -> Iterator[None]:
-    """Inside, an InvalidValue of a part that is made from the options under `path` names the option.
+    """Adds the option's path to an InvalidValue raised inside, where a part is built from the options under `path`.
 
-    Hydra's instantiate wraps it in an error of its own, which names the part within `path` that it was making.
+    Hydra's instantiate wraps it in its own error, which names the part within `path` that it was building.
     """
     try:
         yield
@@ -62,23 +62,23 @@ def located(path: str) -> Iterator[None]:
         if not isinstance(cause, InvalidValue):
             raise
         inner = "" if cause is error else "".join(re.findall(r"^full_key: (\S+)$", str(error), re.MULTILINE)[-1:])
-        within = inner == path or inner.startswith(f"{path}.")  # a part of a whole configuration, or one by itself
+        within = inner == path or inner.startswith(f"{path}.")  # part of a whole configuration, or built by itself
         raise cause.at(inner if within else ".".join(filter(None, (path, inner)))) from error
 
 
 class IncompatibleError(ConfigError):
-    """Parts that have no meaning together; the message gives the reason and the nearest pair that works."""
+    """Parts that do not work together; the message gives the reason and the nearest pair that does."""
 
 
 class DataError(UserError, ValueError):
-    """A data set that cannot be used; the message names the file or folder."""
+    """An unusable data set; the message names the file or folder."""
 
 
 class RunError(UserError, ValueError):
-    """A run folder that cannot be used: missing, without a checkpoint, or of another kind."""
+    """An unusable run folder: missing, without a checkpoint, or of another kind."""
 
 
 class BrokenRunError(UserError):
-    """A training that broke off for no slip of the user's: a process that died, a loss that is NaN, no memory left."""
+    """A training run that failed through no fault of the user: a dead process, a NaN loss, out of memory."""
 
     status = 1

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Atomic file writes: a file is complete or absent, whatever happens."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from denoiselab.errors import RunError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, whose file takes its place when it is on the disk; gone if anything fails.
+    """Yields a temporary path beside `path`; its file replaces `path` once it is on disk, and is removed on errors.
 
-    After a crash of the machine there is the old file or the new one, never half of either.
+    After a crash of the machine, the old or the new file is there, never half of one.
     """
     temporary = path.with_name(f"{path.name}.part")
     try:
@@ -34,7 +34,7 @@ def write_json(values: dict[str, Any], path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises RunError for a file that holds no JSON object."""
+    """Reads a JSON object. Raises RunError for a file without one."""
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
@@ -45,18 +45,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def near(path: Path) -> str:
-    """A path as one would type it here."""
+    """Returns a path relative to the current folder, if it is inside."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def short(error: Exception) -> str:
-    """An error of another library in a few words."""
+    """Returns another library's error on one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def step_of(path: Path) -> int | None:
-    """The step of a checkpoint, without reading its weights; None where there is none, or a damaged one."""
+    """Returns a checkpoint's step without reading its weights, or None if it is missing or damaged."""
     import torch
 
     with suppress(Exception):
@@ -65,7 +65,6 @@ def step_of(path: Path) -> int | None:
 
 
 def _flush(path: Path) -> None:
-    """Has the system write a file's contents, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

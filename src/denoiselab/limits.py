@@ -1,9 +1,9 @@
-"""What a single value may be, written once: in the signature of the part that takes it.
+"""Limits on single values, written once: in the signature of the part that takes them.
 
     @checked
     def __init__(self, eta: Share, order: Annotated[int, Limit(1, 3, whole=True)], variance: Literal["small", "large"])
 
-`| None` allows null, and `Sequence[Share]` limits each item. `checked` makes a constructor or a function raise
+`| None` allows null, and `Sequence[Share]` limits each item. `checked` makes a constructor or function raise
 InvalidValue for an argument outside its limit; the command line reads the same annotations from the source.
 """
 
@@ -30,14 +30,14 @@ def _is(kind: Any, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Limit:
-    """The finite numbers from `low` to `high`; with `above` and `below` the ends themselves are left out."""
+    """The finite numbers from `low` to `high`; `above` and `below` exclude the ends."""
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
     below: bool = False
     whole: bool = False
-    multiple: int = 1  # of which whole number
+    multiple: int = 1  # allows only multiples of this
 
     def __post_init__(self) -> None:
         if not _is(float, self.low) or not _is(float, self.high) or not _is(int, self.multiple):
@@ -68,15 +68,15 @@ Share = Annotated[float, Limit(0, 1)]
 PositiveShare = Annotated[float, Limit(0, 1, above=True)]
 ShareBelowOne = Annotated[float, Limit(0, 1, below=True)]
 InnerShare = Annotated[float, Limit(0, 1, above=True, below=True)]
-ProfileWidth = Annotated[float, Limit(0, 0.28, above=True)]  # of EDM2's averages, a share of the training
-EarlyTime = Annotated[float, Limit(0, 0.5, above=True)]  # where a process is left for x0
+ProfileWidth = Annotated[float, Limit(0, 0.28, above=True)]  # width of EDM2's averages, as a share of the training
+EarlyTime = Annotated[float, Limit(0, 0.5, above=True)]  # the last time before x0
 Natural = Annotated[int, Limit(0, whole=True)]
 Count = Annotated[int, Limit(1, whole=True)]
 AtLeastTwo = Annotated[int, Limit(2, whole=True)]
 
 
 def limited(hint: Any) -> bool:
-    """Whether a type hint limits anything beyond a type."""
+    """Returns whether a type hint limits more than the type."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return any(isinstance(limit, Limit) for limit in hint.__metadata__)
@@ -84,7 +84,7 @@ def limited(hint: Any) -> bool:
 
 
 def refusal(hint: Any, value: Any) -> str | None:
-    """What a type hint allows, where that leaves out `value`; None where it allows it."""
+    """Returns what a type hint allows, if that excludes `value`, otherwise None."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
         return None
@@ -104,11 +104,11 @@ def refusal(hint: Any, value: Any) -> str | None:
         return next((f"a list, each item {text}" for item in value if (text := refusal(parts[0], item))), None)
     if hint in PLAIN or hint in (None, NoneType):
         return None if _is(hint, value) else PLAIN.get(hint, "null")
-    return "" if isinstance(value, str | Number | Sequence | None) else None  # of other types only their own objects
+    return "" if isinstance(value, str | Number | Sequence | None) else None  # other types: only their own objects
 
 
 def check(name: str, hint: Any, value: Any) -> None:
-    """Raises InvalidValue for a value that the type hint leaves out."""
+    """Raises InvalidValue for a value that the type hint excludes."""
     allowed = refusal(hint, value)
     if allowed is not None:
         whole = isinstance(value, float) and value.is_integer() and allowed.startswith(PLAIN[int])
@@ -119,7 +119,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """Decorates a constructor or a function: InvalidValue for the first argument that its annotation leaves out."""
+    """Makes a constructor or function raise InvalidValue for the first argument that its annotation excludes."""
 
     @cache
     def hints() -> tuple[list[str], dict[str, Any]]:

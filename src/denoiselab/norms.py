@@ -1,7 +1,7 @@
-"""How the weighted error of eps is measured: w |eps - eps_hat|^2, or another norm of sqrt(w) (eps - eps_hat).
+r"""Norms of the weighted eps error $\sqrt w\,(\epsilon - \hat\epsilon)$: $w\,|\epsilon - \hat\epsilon|^2$, or another.
 
-The error is known in the network's output space, eps - eps_hat = e_out (F* - F); sqrt(w) and e_out are put together in
-float64 before they meet it, so that no product overflows where one is large and the other small.
+The network's output gives the error as $\epsilon - \hat\epsilon = e_\mathrm{out} (F^* - F)$. $\sqrt w\,e_\mathrm{out}$
+is computed first, in float64, so that nothing overflows where one is large and the other small.
 """
 
 from abc import ABC, abstractmethod
@@ -16,25 +16,25 @@ from denoiselab.schedules import like
 class Norm(ABC):
     @abstractmethod
     def __call__(self, error: Tensor, scale: Tensor) -> Tensor:
-        """The norm of `scale` error, of the shape of error: (B, ...); scale: (B,), float64."""
+        """Returns the norm of `scale` times `error`, of the shape of error: (B, ...); scale: (B,), float64."""
 
 
 class L2(Norm):
-    """|e|^2."""
+    """$|e|^2$."""
 
     def __call__(self, error: Tensor, scale: Tensor) -> Tensor:
         return like(scale**2, error) * error.square()
 
 
 class L1(Norm):
-    """|e|."""
+    """$|e|$."""
 
     def __call__(self, error: Tensor, scale: Tensor) -> Tensor:
         return like(scale.abs(), error) * error.abs()
 
 
 class Huber(Norm):
-    """|e|^2 up to delta, delta (2 |e| - delta) beyond, where it grows no faster (Huber 1964, twice his)."""
+    r"""$|e|^2$ up to $\delta$, then linear, $\delta (2|e| - \delta)$: twice the loss of Huber (1964)."""
 
     @checked
     def __init__(self, delta: Positive = 1.0) -> None:

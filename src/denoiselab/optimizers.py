@@ -21,10 +21,10 @@ def adamw(
     warmup_steps: Natural = 100,
     decay: Literal["cosine", "constant"] = "constant",
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """AdamW (weight_decay 0: Adam), and its schedule stepped once an optimizer step.
+    """Returns AdamW (Adam with weight_decay 0) and its schedule, to be stepped once per optimizer step.
 
-    A constant rate does not depend on max_steps, so that a run which goes on for longer is the one that was longer from
-    the start. One that decays warms up for half of its steps at the most.
+    A constant rate does not depend on max_steps, so an extended run equals one that was longer from the start. With
+    decay, warm-up takes at most half of the steps.
     """
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
     if decay == "cosine":
@@ -33,7 +33,7 @@ def adamw(
 
 
 def rate(step: int, max_steps: int, warmup_steps: int, decay: str) -> float:
-    """The share of the full learning rate at a step; decay is "cosine" or "constant"."""
+    """Returns the share of the full learning rate at a step; decay: "cosine" or "constant"."""
     warm = min(1.0, (step + 1) / max(1, warmup_steps))
     if decay == "constant" or max_steps < 0:
         return warm

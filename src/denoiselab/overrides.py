@@ -1,16 +1,16 @@
-"""Overrides as they are typed: key=value, +key=value, ~key."""
+"""Command-line overrides: key=value, +key=value, ~key."""
 
 from collections.abc import Iterable
 
 
 def pair(override: str) -> tuple[str, str]:
-    """An override's key and value, without the marks of Hydra's grammar."""
+    """Returns an override's key and value, without the marks of Hydra's grammar."""
     key, _, value = override.partition("=")
     return key.lstrip("+~"), value.strip("'\"")
 
 
 def pairs(overrides: Iterable[str]) -> dict[str, str]:
-    """The values by their keys; of a key that is given twice, the last."""
+    """Returns the values by key; of a repeated key, the last."""
     return dict(map(pair, overrides))
 
 

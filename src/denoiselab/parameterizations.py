@@ -1,13 +1,14 @@
-"""What the network's output F means.
+r"""Parameterizations: the meaning of the network's output F.
 
-Its target is linear in (x0, eps): F* = a x0 + b eps, so that no target cancels at small sigma. With
-x_t = alpha x0 + sigma eps that gives both back, with D = alpha b - sigma a:
+The target is linear in $(x_0, \epsilon)$, $F^* = a x_0 + b\epsilon$, so that no target cancels at small $\sigma$. With
+$x_t = \alpha x_0 + \sigma\epsilon$ and $D = \alpha b - \sigma a$,
 
-    x0_hat = c_skip x_t + c_out F,   c_skip =  b/D,  c_out = -sigma/D
-    eps_hat = e_skip x_t + e_out F,  e_skip = -a/D,  e_out = alpha/D
+$$\hat x_0 = c_\mathrm{skip} x_t + c_\mathrm{out} F, \quad c_\mathrm{skip} = b/D, \quad c_\mathrm{out} = -\sigma/D$$
 
-A parameterization is the pair (a, b) and what its network is given, nothing else. Its loss weight follows: the eps-MSE
-is e_out^2 |F - F*|^2. D = 0 is where F says nothing about x0.
+$$\hat\epsilon = e_\mathrm{skip} x_t + e_\mathrm{out} F, \quad e_\mathrm{skip} = -a/D, \quad e_\mathrm{out} = \alpha/D$$
+
+A parameterization is the pair $(a, b)$ and the network's input, nothing else. Its loss weight follows: the eps-MSE is
+$e_\mathrm{out}^2 |F - F^*|^2$. Where $D = 0$, F does not determine $x_0$.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from denoiselab.schedules import Schedule, as_time, like, noise_label
 
 
 class Inverse(NamedTuple):
-    """x0_hat = c_skip x_t + c_out F and eps_hat = e_skip x_t + e_out F, each float64 of the shape of t."""
+    """Coefficients of x0_hat = c_skip x_t + c_out F and eps_hat = e_skip x_t + e_out F: float64, of the shape of t."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -32,34 +33,34 @@ class Inverse(NamedTuple):
 class Parameterization(ABC):
     @abstractmethod
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, b) of the network's target F* = a x0 + b eps, float64 of the shape of t, for t > 0."""
+        """Returns (a, b) of the target F* = a x0 + b eps: float64, of the shape of t, for t > 0."""
 
     def target(self, x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
-        """F* of the shape of x0: (B, ...), for t: (B,)."""
+        """Returns F* of the shape of x0: (B, ...), for t: (B,)."""
         a, b = self.target_coefficients(schedule, t)
         return like(a, x0) * x0 + like(b, x0) * eps
 
     def inverse(self, schedule: Schedule, t: Tensor) -> Inverse:
-        """For t > 0; infinite where x0 does not follow from F."""
+        """Returns the inverse for t > 0; infinite where x0 does not follow from F."""
         (alpha, sigma), (a, b) = schedule(t), self.target_coefficients(schedule, t)
         D = alpha * b - sigma * a
         return Inverse(b / D, -sigma / D, -a / D, alpha / D)
 
     def coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(c_skip, c_out)."""
+        """Returns (c_skip, c_out)."""
         return self.inverse(schedule, t)[:2]
 
     def eps_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(e_skip, e_out)."""
+        """Returns (e_skip, e_out)."""
         return self.inverse(schedule, t)[2:]
 
     def network_input(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(c_in, label) of the shape of t: the network is given c_in x_t, and label as its time."""
+        """Returns (c_in, label) of the shape of t: the network takes c_in x_t, with label as its time."""
         return schedule.network_input(t)
 
 
 class Eps(Parameterization):
-    """F = eps (DDPM §3.2). Undefined where alpha = 0."""
+    r"""$F = \epsilon$ (DDPM, arXiv:2006.11239, §3.2). Undefined where $\alpha = 0$."""
 
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
@@ -67,7 +68,7 @@ class Eps(Parameterization):
 
 
 class X0(Parameterization):
-    """F = x0 (DDPM §3.2, where it is called predicting x_0)."""
+    """$F = x_0$ ("predicting $x_0$" in DDPM, arXiv:2006.11239, §3.2)."""
 
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
@@ -75,7 +76,7 @@ class X0(Parameterization):
 
 
 class V(Parameterization):
-    """F = v = alpha eps - sigma x0 (Salimans & Ho 2022, §4)."""
+    r"""$F = v = \alpha\epsilon - \sigma x_0$ (Salimans & Ho 2022, arXiv:2202.00512, §4)."""
 
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = schedule(t)
@@ -83,7 +84,7 @@ class V(Parameterization):
 
 
 class Flow(Parameterization):
-    """F = eps - x0, the velocity dx_t/dt of the flow schedule (rectified flow, Liu 2022, eq. 1; noise is at t = 1)."""
+    r"""$F = \epsilon - x_0 = dx_t/dt$ on the flow schedule, noise at $t = 1$ (Liu 2022, arXiv:2209.03003, eq. 1)."""
 
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
@@ -91,7 +92,7 @@ class Flow(Parameterization):
 
 
 class Score(Parameterization):
-    """F = grad log q(x_t|x_0) = -eps/sigma (Score-SDE, eq. 7). Undefined where alpha = 0."""
+    r"""$F = \nabla\log q(x_t|x_0) = -\epsilon/\sigma$ (Score-SDE, arXiv:2011.13456, eq. 7). Not for $\alpha = 0$."""
 
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         _, sigma = schedule(t)
@@ -99,9 +100,10 @@ class Score(Parameterization):
 
 
 class Mean(Parameterization):
-    """F = mean of q(x_s|x_t, x_0), s = t - 1/T (DDPM, eq. 8): a = alpha_s, b = alpha_ts sigma_s^2/sigma_t.
+    r"""F is the mean of $q(x_s|x_t, x_0)$, $s = t - 1/T$ (DDPM, arXiv:2006.11239, eq. 8).
 
-    Undefined where the level at s is that at t, on the last part of a schedule that ended early.
+    $a = \alpha_s$ and $b = (\alpha_t/\alpha_s)\,\sigma_s^2/\sigma_t$. Undefined where the levels at s and t are equal,
+    on the last part of a schedule that ended early.
     """
 
     @checked
@@ -111,16 +113,17 @@ class Mean(Parameterization):
     def target_coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule((t - 1 / self.T).clamp(min=0.0))
-        # Where the level stays D is 0, which rounding must not hide.
+        # D is exactly 0 at equal levels, which rounding must not hide.
         stays = (alpha_s == alpha_t) & (sigma_s == sigma_t)
         return alpha_s, torch.where(stays, sigma_t, alpha_t / alpha_s * sigma_s**2 / sigma_t)
 
 
 class EDM(Parameterization):
-    """EDM's F with its scalings of input and output (Karras 2022, table 1), on any schedule.
+    r"""EDM's F, with its scaling of input and output, on any schedule (Karras 2022, arXiv:2206.00364, table 1).
 
-    With V = alpha^2 s^2 + sigma^2 and data of standard deviation s = `sigma_data`: c_skip = alpha s^2/V,
-    c_out = sigma s/sqrt(V), c_in = 1/sqrt(V), label = log(sigma/alpha)/4. With s = 1 on a VP schedule F = -v.
+    With $V = \alpha^2 s^2 + \sigma^2$ and data of standard deviation $s$ = `sigma_data`:
+    $c_\mathrm{skip} = \alpha s^2/V$, $c_\mathrm{out} = \sigma s/\sqrt V$, $c_\mathrm{in} = 1/\sqrt V$,
+    $\mathrm{label} = \log(\sigma/\alpha)/4$. With $s = 1$ on a VP schedule, $F = -v$.
     """
 
     @checked

@@ -15,7 +15,7 @@ from denoiselab.files import replacing
 
 
 class Bar(NamedTuple):
-    """A bar from `low` to `high` on the x-axis, with its error on either side."""
+    """A bar from `low` to `high` on the x-axis, with a symmetric error."""
 
     low: float
     high: float
@@ -29,9 +29,9 @@ Curves = dict[str, tuple[list[float], list[float]]]  # name -> (steps, values)
 
 
 def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True, side: int | None = None) -> np.ndarray:
-    """uint8 (N, C, H, W) -> one picture, uint8 (h, w) or (h, w, 3), white between; small images are enlarged.
+    """Tiles uint8 images (N, C, H, W), with white lines between: uint8 (h, w) or (h, w, 3). Enlarges small images.
 
-    side: of how many pixels a side what is seen as an image is, where that is not (H, W).
+    side: the side in pixels of what is seen as one image, if not that of (H, W).
     """
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -46,9 +46,9 @@ def grid(images: Tensor, columns: int, pad: int = 1, zoom: bool = True, side: in
 
 
 def groups(images: Tensor, columns: int, legend: str = "") -> np.ndarray:
-    """uint8 (N, V, C, H, W) -> `grid` of groups of V that belong together, half as wide again as `columns` images.
+    """Tiles uint8 groups of V related images, (N, V, C, H, W), 1.5 times as wide as `columns` images.
 
-    legend: written above where V > 1, says what the images of a group are.
+    legend: describes the images of a group; written above where V > 1.
     """
     views = images.shape[1]
     if views == 1:
@@ -60,7 +60,7 @@ def groups(images: Tensor, columns: int, legend: str = "") -> np.ndarray:
 
 
 def captioned(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Pictures, uint8 (h, w) or (h, w, 3), one below the other, each with a caption above it: uint8 (H, W, 3)."""
+    """Stacks pictures, uint8 (h, w) or (h, w, 3), each below its caption: uint8 (H, W, 3)."""
     coloured = [np.stack([p] * 3, -1) if p.ndim == 2 else p for _, p in parts]
     width = max(320, *(picture.shape[1] for picture in coloured))
     rows: list[np.ndarray] = []
@@ -72,7 +72,6 @@ def captioned(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 
 
 def _lettered(text: str, width: int) -> np.ndarray:
-    """A text of one or more lines in black on white: uint8 (h, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,7 +90,7 @@ def write_png(picture: np.ndarray, path: Path) -> None:
 
 
 def side_by_side(titled: Sequence[tuple[str, np.ndarray | None]], columns: int) -> np.ndarray:
-    """Pictures, uint8 (h, w) or (h, w, 3), below their titles, so many a row; None leaves a gap. uint8 (h, w, 3)."""
+    """Draws titled pictures, uint8 (h, w) or (h, w, 3), in rows of `columns`: uint8 (h, w, 3). None leaves a gap."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -110,7 +109,7 @@ def side_by_side(titled: Sequence[tuple[str, np.ndarray | None]], columns: int) 
 
 
 def loss_curve(curves: Curves, path: Path) -> None:
-    """Drawn against the training step on a logarithmic scale; short runs get points."""
+    """Plots losses on a logarithmic scale against the training step; short runs get markers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -128,7 +127,7 @@ def loss_curve(curves: Curves, path: Path) -> None:
 
 
 def bars(drawn: Sequence[Bar], x: str, y: str, title: str, path: Path) -> np.ndarray:
-    """A histogram with error bars, to a file; the picture too, uint8 (h, w, 3)."""
+    """Writes a histogram with error bars to a file; returns it as uint8 (h, w, 3)."""
     canvas, axes = _canvas()
     low, high, values, errors = zip(*drawn, strict=True)
     middles, widths = [(a + b) / 2 for a, b in zip(low, high, strict=True)], np.subtract(high, low)
@@ -144,7 +143,7 @@ def stairs(
     path: Path,
     logarithmic: Sequence[str] = (),
 ) -> np.ndarray:
-    """Values from one edge to the next, a panel for each name; to a file, and the picture, uint8 (h, w, 3)."""
+    """Writes step functions, one panel per name, to a file; returns them as uint8 (h, w, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -160,7 +159,7 @@ def stairs(
 
 
 def curve(x: list[float], y: list[float], x_name: str, y_name: str, title: str, path: Path) -> np.ndarray:
-    """A line, to a file; the picture too, uint8 (h, w, 3). The y-axis is logarithmic where values span 300-fold."""
+    """Writes a line plot to a file; returns it as uint8 (h, w, 3). The y-axis is logarithmic if values span 300x."""
     canvas, axes = _canvas()
     axes.plot(x, y, linewidth=1.5)
     most = sorted(y)[len(y) // 10 :]
@@ -170,15 +169,15 @@ def curve(x: list[float], y: list[float], x_name: str, y_name: str, title: str, 
 
 
 def lines(curves: Curves, x_name: str, y_name: str, title: str, path: Path) -> np.ndarray:
-    """Named lines on logarithmic axes, to a file; the picture too, uint8 (h, w, 3)."""
+    """Writes named lines on logarithmic axes to a file; returns them as uint8 (h, w, 3)."""
     canvas, axes = _canvas()
     for index, (name, (x, y)) in enumerate(curves.items()):
-        style = "-" if index < 10 else "--"  # there are ten colours
+        style = "-" if index < 10 else "--"  # matplotlib cycles through ten colours
         axes.plot(x, y, style, label=name, linewidth=1.2, marker="o" if len(x) != 2 else None, markersize=3)
     axes.set(xscale="log", yscale="log")
     ticks: list[float] = []
     for value in sorted({value for x, _ in curves.values() for value in x}):
-        if not ticks or value > 1.12 * ticks[-1]:  # else their numbers would overlap
+        if not ticks or value > 1.12 * ticks[-1]:  # closer labels would overlap
             ticks.append(value)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

@@ -1,4 +1,4 @@
-"""What a trained run is: a denoiser, its conditioner and its codec; and how images come out of it."""
+"""The pipeline: a trained denoiser with its conditioner and codec, and how it generates images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,27 +25,27 @@ from denoiselab.thresholding import Threshold
 
 @dataclass(frozen=True)
 class Recipe:
-    """How samples are made: what may be changed after training. `words` says so in plain values, for provenance."""
+    """The sampling options, which may change after training; `words` has them as plain values, for provenance."""
 
     sampler: Sampler
     guidance: Guidance
     threshold: Threshold | None = None
     words: dict[str, Any] = field(default_factory=dict)
-    float64: bool = False  # the state on its way; the noise is the same numbers
-    inpainting: Inpainting | None = None  # without training: some pixels are those of the image in what is asked for
+    float64: bool = False  # the precision of the state; the noise is the same
+    inpainting: Inpainting | None = None  # training-free: keeps some pixels of the request's image
 
 
 @dataclass(frozen=True)
 class Generated:
     images: Tensor  # uint8 (B, C, H, W), or points, float32 (B, D)
-    asked: Batch  # what they were asked for, on the CPU
-    indices: Sequence[int]  # which samples of the seed these are
-    evaluations: int  # of the guided denoiser, per sample (NFE)
-    known: Known | None = None  # on the CPU, what the recipe's inpainting was given
+    asked: Batch  # the sample request, on the CPU
+    indices: Sequence[int]  # of the samples under their seed
+    evaluations: int  # calls of the guided denoiser per sample (NFE)
+    known: Known | None = None  # the recipe's inpainting input, on the CPU
 
     @property
     def labels(self) -> Tensor:
-        """The classes asked for: int64 (B,)."""
+        """The requested classes: int64 (B,)."""
         return self.asked["label"]
 
 
@@ -62,12 +62,12 @@ class Pipeline(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; an exact denoiser has no parameters."""
+        """The device of the parameters, or of the buffers of an exact denoiser."""
         return next(chain(self.parameters(), self.buffers())).device
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, dropout is off; afterwards each part is in the mode that it was in."""
+        """Turns dropout off inside the context; afterwards each part is back in its own mode."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -78,14 +78,14 @@ class Pipeline(nn.Module):
 
     @property
     def views(self) -> int:
-        """Pictures of a sample in `explained`."""
+        """The number of pictures per sample in `explained`."""
         shows = sum(isinstance(part, Shows) for part, _ in self.conditioner.each({}))
         return shows + 2 if shows else 1
 
     def explained(self, made: Generated) -> Tensor:
-        """Each sample, uint8 (B, views, C, H, W): what was told of it, the sample, and the image that this was told of.
+        """Returns each sample between its visible conditions and the image they come from: uint8 (B, views, C, H, W).
 
-        Of what cannot be seen, such as a class, the samples alone; of inpainting what was known, too.
+        If no condition is visible, as with classes, the samples alone. Inpainting adds its known pixels.
         """
         asked = moved(made.asked, self.device)
         shown = [part.shown(own).cpu() for part, own in self.conditioner.each(asked) if isinstance(part, Shows)]
@@ -93,15 +93,15 @@ class Pipeline(nn.Module):
         return torch.stack([*shown, made.images, *([made.asked["image"]] if shown else [])], 1)
 
     def reconstructed(self, images: Tensor) -> Tensor:
-        """What the codec makes of images: uint8 (B, C, H, W), the same on the CPU."""
+        """Encodes and decodes images, uint8 (B, C, H, W), and returns them on the CPU."""
         with torch.inference_mode(), self.evaluating():
             return to_uint8(self.codec.decode(self.codec.encode(to_float(images.to(self.device))))).cpu()
 
     def denoise_fn(self, recipe: Recipe, asked: Batch | Tensor, against: Batch | None = None) -> DenoiseFn:
-        """The denoiser, guided and thresholded, of a batch that is asked for these things, or for classes: (B,).
+        """Returns the guided and thresholded denoiser for a sample request: a batch, or classes (B,).
 
-        `against` is a batch of what guidance leads away from, in place of no condition (negative prompts). Pixels that
-        the conditioner keeps are known to it, where pixels are diffused.
+        `against` is the batch that guidance leads away from, in place of the empty condition (negative prompts). In
+        pixel diffusion, x0 is set at the pixels that the conditioner keeps.
         """
         told, schedule = moved(labelled(asked), self.device), self.denoiser.schedule
         cond = self.conditioner(told)
@@ -116,12 +116,11 @@ class Pipeline(nn.Module):
         return denoise
 
     def _kept(self, asked: Batch) -> list[Known]:
-        """What conditions give as it is to be."""
         keepers = [(part, own) for part, own in self.conditioner.each(asked) if isinstance(part, Keeps)]
         return [Known(asked["image"], part.kept(own)) for part, own in keepers]
 
     def _known(self, recipe: Recipe, indices: Sequence[int], asked: Batch) -> Known | None:
-        """What is given to the recipe's inpainting: sample i has a mask of its own, whatever the seed."""
+        """Returns the input of the recipe's inpainting; the mask of sample i does not depend on the seed."""
         if recipe.inpainting is None:
             return None
         masks, image = recipe.inpainting.masks(self.image_shape), asked["image"]
@@ -137,10 +136,10 @@ class Pipeline(nn.Module):
         watch: Callable[[Step, Prediction], None] | None = None,
         against: Batch | None = None,
     ) -> Generated:
-        """Images of what is asked for, a batch or classes: (B,). Sample i is a function of (seed, i) and that alone.
+        """Generates images for a sample request: a batch, or classes (B,). Sample i depends on (seed, i) alone.
 
-        `watch` sees each step and the last prediction made in it; `against` is what guidance leads away from. Raises
-        RunError where the model gives NaN.
+        `watch` gets each step and its last prediction; `against` is what guidance leads away from. Raises RunError
+        where the model returns NaN.
         """
         with torch.inference_mode(), self.evaluating():
             return self._sample(recipe, indices, labelled(asked), seed, watch, against)
@@ -196,7 +195,7 @@ class Pipeline(nn.Module):
         batch_size: int,
         against: Callable[[Sequence[int]], Batch] | None = None,
     ) -> Iterator[Generated]:
-        """The same in batches; what is asked for is a function of the samples' numbers, or classes: (n,)."""
+        """Yields samples in batches; `asked` maps sample indices to a request, or holds classes (n,)."""
         for start in range(0, len(indices), batch_size):
             part = indices[start : start + batch_size]
             wish = asked[start : start + batch_size] if isinstance(asked, Tensor) else asked(part)

@@ -1,7 +1,7 @@
-"""Pictures of points in the plane: scatter panels with paths and arrows, the same as an animation.
+"""Pictures of points in the plane: scatter panels with paths and arrows, and animations of them.
 
-All panels of a picture share one square of axes, [-reach, reach]^2. Noisy points x_t are shown in units of their own
-size, x_t/sqrt(alpha^2 + sigma^2), in which data of unit variance keeps it at every t and under every schedule.
+All panels of a picture share one square of axes, [-reach, reach]^2. Noisy points are shown as x_t/sqrt(alpha^2 +
+sigma^2), which has unit variance at every t and on every schedule if the data has.
 """
 
 import math
@@ -21,7 +21,7 @@ from denoiselab.data.points import Points
 from denoiselab.files import replacing
 from denoiselab.schedules import Schedule
 
-REACH = 3.2  # three standard deviations and a little
+REACH = 3.2  # just over three standard deviations
 _INCHES, _DPI = 2.4, 110
 
 
@@ -30,12 +30,12 @@ class Panel:
     title: str
     points: Tensor  # (n, 2)
     colours: np.ndarray  # (n, 4)
-    paths: Tensor | None = None  # (moments, k, 2): the ways of the first k points
-    arrows: tuple[Tensor, Tensor] | None = None  # where from and how far, each (m, 2); the points are drawn pale then
+    paths: Tensor | None = None  # (times, k, 2): the paths of the first k points
+    arrows: tuple[Tensor, Tensor] | None = None  # starts and vectors, each (m, 2); the points are then drawn pale
 
 
 def colours(points: Tensor, labels: Tensor | None) -> np.ndarray:
-    """One colour a class, or without labels a scale of the distance from the centre: (n, 4)."""
+    """Returns one colour per class, or without labels a scale of the distance from the centre: (n, 4)."""
     if labels is not None:
         return colormaps["tab10"](labels.numpy() % 10)
     distance = points.norm(dim=1)
@@ -44,7 +44,7 @@ def colours(points: Tensor, labels: Tensor | None) -> np.ndarray:
 
 
 def coloured(source: Points, samples: Tensor, labels: Tensor | None) -> np.ndarray:
-    """The colours of samples, (n, 2): by the classes asked for, or else those of the nearest test points: (n, 4)."""
+    """Returns the colours of samples, (n, 2): by requested class, or else of the nearest test points: (n, 4)."""
     if labels is not None:
         return colours(samples, labels)
     test = source.in_plane(source.test.images)
@@ -53,36 +53,33 @@ def coloured(source: Points, samples: Tensor, labels: Tensor | None) -> np.ndarr
 
 
 def unit(schedule: Schedule, t: Tensor) -> Tensor:
-    """1/sqrt(alpha^2 + sigma^2) of the shape of t."""
+    """Returns 1/sqrt(alpha^2 + sigma^2), of the shape of t."""
     alpha, sigma = schedule(t)
     return (alpha**2 + sigma**2).rsqrt()
 
 
 def angle(schedule: Schedule, t: Tensor | float) -> Tensor:
-    """arctan(sigma/alpha), the share of noise: 0 at t = 0, rising to the schedule's end, at the most pi/2."""
+    """Returns arctan(sigma/alpha), the share of noise: from 0 at t = 0 to at most pi/2 at the schedule's end."""
     alpha, sigma = schedule(t)
     return torch.atan2(sigma, alpha)
 
 
 def times(schedule: Schedule, shares: Sequence[float]) -> Tensor:
-    """The times at which the angle is these shares of its last: what one sees changes evenly, whatever the schedule."""
+    """Returns the times at which the angle is these shares of its last: pictures then change evenly on any schedule."""
     share = torch.tensor(list(shares), dtype=torch.float64)
     t = schedule.time(-2 * torch.log(torch.tan(share * angle(schedule, 1.0))))
     return torch.where(share == 0, 0.0, torch.where(share == 1, 1.0, t))
 
 
 def nearest(schedule: Schedule, t: Sequence[float], count: int) -> list[int]:
-    """Which `count` of the times t, falling from noise to data, stand most evenly in angle; fewer where some coincide.
-
-    The first and the last are always among them.
-    """
+    """Returns the indices of `count` descending times t most even in angle, with both ends; fewer if some coincide."""
     seen = angle(schedule, torch.tensor(list(t), dtype=torch.float64))
     wanted = torch.linspace(float(seen[0]), float(seen[-1]), count, dtype=torch.float64)
     return sorted({0, len(t) - 1, *(int((seen - w).abs().argmin()) for w in wanted[1:-1])})
 
 
 def panels(made: Sequence[Panel], reach: float = REACH, columns: int | None = None) -> np.ndarray:
-    """The panels row by row, uint8 (h, w, 3)."""
+    """Draws the panels row by row: uint8 (h, w, 3)."""
     columns = len(made) if columns is None else columns
     rows = -(-len(made) // columns)
     figure = Figure(figsize=(_INCHES * columns, (_INCHES + 0.25) * rows), dpi=_DPI, layout="constrained")
@@ -92,7 +89,7 @@ def panels(made: Sequence[Panel], reach: float = REACH, columns: int | None = No
 
 
 def beside(source: Points, samples: Tensor, labels: Tensor | None) -> np.ndarray:
-    """As many test points as there are samples: (n, 2), and the samples, on the axes of the test points."""
+    """Draws samples, (n, 2), beside as many test points, on the axes of the test points."""
     test = source.in_plane(source.test.images[: len(samples)])
     reach = reach_of(test)
     outside = int((samples.abs() > reach).any(1).sum())
@@ -108,13 +105,13 @@ def beside(source: Points, samples: Tensor, labels: Tensor | None) -> np.ndarray
 def animation(
     frames: Sequence[Panel], path: Path, reach: float = REACH, seconds: float = 4.0, hold: float = 1.5
 ) -> None:
-    """A GIF that runs for `seconds`, stands still at its end for `hold` seconds and begins again."""
+    """Writes a GIF that runs for `seconds`, holds its last frame for `hold` seconds and repeats."""
     images = []
     for panel in frames:
         figure = Figure(figsize=(3.4, 3.6), dpi=100, layout="constrained")
         _draw(figure, (1, 1, 1), panel, reach)
         images.append(Image.fromarray(_pixels(figure)))
-    # One palette of few colours for all frames: a GIF then stores only what moves, and stays small.
+    # With one small palette for all frames, a GIF stores only what moves, and stays small.
     palette = images[-1].quantize(48, dither=Image.Dither.NONE)
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     durations = [round(1000 * seconds / len(small))] * (len(small) - 1) + [round(1000 * hold)]
@@ -150,17 +147,17 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 
 def field(reach: float = REACH, side: int = 15) -> tuple[Tensor, float]:
-    """A grid of side x side places in the square, float64 (side^2, 2), and the distance between neighbours."""
+    """Returns a grid of side x side points in the square, float64 (side^2, 2), and its spacing."""
     line = torch.linspace(-0.94 * reach, 0.94 * reach, side, dtype=torch.float64)
     return torch.cartesian_prod(line, line), float(line[1] - line[0])
 
 
 def saturated(vectors: Tensor, longest: float) -> Tensor:
-    """v: (m, 2) in its direction, of its length l only l/(1 + l) times `longest`: long and short ones can be seen."""
+    """Scales vectors (m, 2) of length l to `longest` times l/(1 + l), so that long and short ones are visible."""
     length = vectors.norm(dim=1, keepdim=True)
     return vectors / (1 + length) * longest
 
 
 def reach_of(points: Tensor) -> float:
-    """The half side of a square about 0 that holds these points, (n, 2), with a margin."""
+    """Returns the half side of a square about 0 that holds points (n, 2), with a margin."""
     return 1.15 * max(float(points.abs().max()), math.ulp(1.0))

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, now and then a line where there is none. Rank 0 speaks alone."""
+"""Progress of long work: a bar on a terminal, elsewhere an occasional line. Only rank 0 prints."""
 
 import sys
 import time
@@ -23,14 +23,12 @@ _jobs: "list[Jobs]" = []
 
 
 class _Count(MofNCompleteColumn):
-    """Units done, unless the task says what it counts."""
-
     def render(self, task: Task) -> Text:
         return Text(task.fields["count"]) if "count" in task.fields else super().render(task)
 
 
 class _Left(TimeRemainingColumn):
-    """By the pace of the last 30 seconds, unless the task says when it will end, or None if that is not known."""
+    """The time left: by the pace of the last 30 seconds, or until the task's own end (None: unknown)."""
 
     def render(self, task: Task) -> Text:
         if "end" not in task.fields:
@@ -42,7 +40,7 @@ class _Left(TimeRemainingColumn):
 
 @contextmanager
 def live() -> Iterator[Progress]:
-    """The one bar display that is on; nested uses share it."""
+    """Yields the one active bar display; nested uses share it."""
     if _live:
         yield _live[0]
         return
@@ -64,7 +62,7 @@ def live() -> Iterator[Progress]:
 
 @contextmanager
 def track(description: str, total: int, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """Inside, call the yielded function with the number of units done since its last call, and a `note` if you like."""
+    """Yields a function to call with the number of units done since its last call, and an optional `note`."""
     if quiet:
         yield lambda units, note="": None
     elif not sys.stderr.isatty():
@@ -97,15 +95,15 @@ def _lines(description: str, total: int, every: float = 10.0) -> Callable[..., N
 
 
 class Jobs:
-    """Several jobs one after the other, of which each is expected to take a time in proportion to its cost.
+    """Several jobs in sequence, each expected to take time in proportion to its cost.
 
-    A bar on a terminal while the context is open, a line before each job where there is none.
+    Shows a bar on a terminal while the context is open, elsewhere a line before each job.
     """
 
     def __init__(self, description: str, costs: Sequence[float]) -> None:
         self.description, self.costs = description, list(costs)
         self.begun, self.idle = 0, False
-        self._spent = self._seconds = 0.0  # on the jobs that took their time
+        self._spent = self._seconds = 0.0  # of the jobs that were not idle
 
     def __enter__(self) -> "Jobs":
         self._stack = ExitStack()
@@ -123,14 +121,14 @@ class Jobs:
 
     @property
     def left(self) -> float | None:
-        """The seconds that the present job and those after it are expected to take; None before one has ended."""
+        """The expected seconds of the current job and those after it; None before one has ended."""
         if not self._spent:
             return None
         return self._seconds / self._spent * sum(self.costs[max(0, self.begun - 1) :])
 
     @contextmanager
     def job(self) -> Iterator[None]:
-        """Around each job in turn."""
+        """Wraps each job in turn."""
         self.begun += 1
         cost, started, self.idle = self.costs[min(self.begun, len(self.costs)) - 1], time.monotonic(), False
         count, left = f"{self.begun}/{len(self.costs)}", self.left
@@ -148,7 +146,7 @@ class Jobs:
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Around each job of those that a bar counts, if one does."""
+    """Wraps each job that a bar counts, if one does."""
     with ExitStack() as stack:
         for jobs in _jobs:
             stack.enter_context(jobs.job())
@@ -156,7 +154,7 @@ def job() -> Iterator[None]:
 
 
 def idle() -> None:
-    """Says that the present one of the jobs has had nothing to do, and so nothing is learnt of their pace."""
+    """Marks the current job as having had nothing to do, so that the estimated pace ignores it."""
     for jobs in _jobs:
         jobs.idle = True
 

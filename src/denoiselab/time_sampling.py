@@ -1,8 +1,8 @@
-"""Training times t in (0, 1]. Which t are drawn, and how often, is one half of the effective loss weight.
+"""Time samplers: the distribution of training times t in (0, 1], one half of the effective loss weight.
 
-A time sampler is called once for the *global* batch; each rank takes its part of the answer. It is a distribution,
-given by its quantiles, and `stratified` draws those of (u + i/n) mod 1 with one u (VDM, appendix I.1) rather than of n
-independent u: each t is distributed alike, and the batch is spread evenly.
+A time sampler is called once for the *global* batch; each rank takes its part. With `stratified`, it draws the
+quantiles (u + i/n) mod 1 with one u (VDM, arXiv:2107.00630, appendix I.1) rather than of n independent u: each t has
+the same distribution, and the batch is spread evenly.
 """
 
 import math
@@ -21,29 +21,29 @@ class TimeSampler(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        """The time in (0, 1] below which a share u of the draws lies, float64 of the shape of u, for u in (0, 1]."""
+        """Returns the u-quantile of t, in (0, 1]: float64, of the shape of u, for u in (0, 1]."""
 
     @abstractmethod
     def density(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """The density of t, float64 of its shape."""
+        """Returns the density of t: float64, of its shape."""
 
     def __call__(self, n: int, generator: torch.Generator | None = None, schedule: Schedule | None = None) -> Tensor:
-        """n times in (0, 1], float64 of shape (n,). `schedule` is needed by those that think in noise levels."""
+        """Draws n times in (0, 1]: float64 (n,). Samplers that draw noise levels need `schedule`."""
         return self.quantile(1 - shares(n, generator, self.stratified), _given(self, schedule))
 
     def importance(self, t: Tensor) -> Tensor:
-        """What a loss at t: (B,) is multiplied by to correct for draws more frequent than `density` says."""
+        """Returns the factor on the loss at t: (B,) that corrects for drawing t more often than `density`."""
         return torch.ones_like(as_time(t))
 
 
 def shares(n: int, generator: torch.Generator | None, stratified: bool) -> Tensor:
-    """n uniform numbers in [0, 1), float64."""
+    """Draws n uniform numbers in [0, 1), float64."""
     u = torch.rand(1 if stratified else n, generator=generator, dtype=torch.float64)
     return (u + torch.arange(n, dtype=torch.float64) / n) % 1 if stratified else u
 
 
 class _Nothing:
-    """Stands for a schedule that was not given, for time samplers that do not ask it anything."""
+    """Placeholder for a missing schedule, for time samplers that use none."""
 
     def __init__(self, who: str) -> None:
         self.who = who
@@ -57,7 +57,7 @@ def _given(sampler: TimeSampler, schedule: Schedule | None) -> Any:
 
 
 class Uniform(TimeSampler):
-    """t ~ U(0, 1]."""
+    r"""$t \sim U(0, 1]$."""
 
     def __init__(self, stratified: bool = False) -> None:
         self.stratified = stratified
@@ -70,7 +70,7 @@ class Uniform(TimeSampler):
 
 
 class Discrete(TimeSampler):
-    """t = i/T with i uniform on 1 ... T (DDPM, algorithm 1)."""
+    r"""$t = i/T$ with $i$ uniform on $1 \dots T$ (DDPM, arXiv:2006.11239, algorithm 1)."""
 
     @checked
     def __init__(self, T: Count = 1000, stratified: bool = False) -> None:
@@ -84,7 +84,7 @@ class Discrete(TimeSampler):
 
 
 class LogNormal(TimeSampler):
-    """log(sigma/alpha) ~ N(mean, std^2) within the schedule's range: P_mean and P_std of EDM (Karras 2022, table 1)."""
+    r"""Normal $\log(\sigma/\alpha)$ within the schedule's range: EDM's P_mean and P_std (arXiv:2206.00364, table 1)."""
 
     @checked
     def __init__(self, mean: Finite = -1.2, std: Positive = 1.2, stratified: bool = True) -> None:
@@ -92,7 +92,7 @@ class LogNormal(TimeSampler):
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         t = schedule.time(-2 * (self.mean + self.std * _normal_quantile(u)))
-        return t.clamp(min=1e-9)  # 0 is data, where a schedule begins with some noise
+        return t.clamp(min=1e-9)  # t = 0 is clean data, even if the schedule starts with noise
 
     def density(self, t: Tensor, schedule: Schedule) -> Tensor:
         z = (-schedule.log_snr(t) / 2 - self.mean) / self.std
@@ -100,7 +100,7 @@ class LogNormal(TimeSampler):
 
 
 class LogitNormal(TimeSampler):
-    """logit t ~ N(mean, std^2) (Stable Diffusion 3, Esser 2024, eq. 19; JiT has std 0.8, and mean 0.8 in our time)."""
+    r"""Normal $\mathrm{logit}\,t$ (Esser 2024, arXiv:2403.03206, eq. 19; JiT has mean 0.8 in our time, std 0.8)."""
 
     @checked
     def __init__(self, mean: Finite = 0.0, std: Positive = 1.0, stratified: bool = True) -> None:
@@ -112,12 +112,12 @@ class LogitNormal(TimeSampler):
     def density(self, t: Tensor, schedule: Schedule) -> Tensor:
         t = as_time(t)
         z = (torch.logit(t) - self.mean) / self.std
-        # At t = 1 the normal density has long won over 1/(1 - t).
+        # At t = 1 the normal density has fallen to 0 faster than 1 - t.
         return torch.nan_to_num(_normal_density(z) / (self.std * t * (1 - t)))
 
 
 def _normal_quantile(u: Tensor) -> Tensor:
-    """Finite for u in [0, 1]: the outermost 1e-12 are left out."""
+    """Returns the normal quantile, finite for u in [0, 1]: the outermost 1e-12 are cut off."""
     return torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12))
 
 
@@ -126,10 +126,10 @@ def _normal_density(z: Tensor) -> Tensor:
 
 
 class LossSecondMoment(nn.Module, TimeSampler):
-    """t = i/T with p_i proportional to sqrt(E[L_i^2]), from the last `history` losses at i (iDDPM, eq. 18).
+    r"""$t = i/T$ with $p_i \propto \sqrt{E[L_i^2]}$, from the last `history` losses (iDDPM, arXiv:2102.09672, eq. 18).
 
-    Uniform until each i has its history; mixed with a share `uniform` of uniform draws. A loss counts 1/(T p_i), so its
-    expectation stays that of uniform t. The history is saved with a run.
+    Uniform until every $i$ has its history; mixed with a share `uniform` of uniform draws. A loss is multiplied by
+    $1/(T p_i)$, so its expectation is that of uniform t. The history is saved with a run.
     """
 
     @checked
@@ -142,7 +142,7 @@ class LossSecondMoment(nn.Module, TimeSampler):
         self.counts = torch.zeros(T, dtype=torch.int64)
 
     def probabilities(self) -> Tensor:
-        """p: (T,)."""
+        """Returns p: (T,)."""
         if not (self.counts >= self.length).all():
             return torch.full((self.T,), 1 / self.T, dtype=torch.float64)
         p = self.history.square().mean(1).sqrt()
@@ -157,7 +157,7 @@ class LossSecondMoment(nn.Module, TimeSampler):
         return 1 / (self.T * self.probabilities()[self._place(t)])
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """The losses (B,) at t: (B,), unweighted; those of the global batch, the same on all ranks."""
+        """Records the unweighted losses (B,) of the global batch at t: (B,); they must be the same on all ranks."""
         for i, loss in zip(self._place(t).tolist(), losses.tolist(), strict=True):
             self.history[i, self.counts[i] % self.length] = loss
             self.counts[i] += 1

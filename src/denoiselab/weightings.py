@@ -1,7 +1,7 @@
-"""Loss weights on the eps-MSE: L(t) = w(t) E|eps - eps_hat|^2, with lambda = log SNR.
+r"""Loss weights on the eps-MSE: $L(t) = w(t)\,E|\epsilon - \hat\epsilon|^2$, with $\lambda = \log\mathrm{SNR}$.
 
-The weight on the x0-MSE is w SNR, on the v-MSE of a VP schedule w/(1 + 1/SNR). What decides between two losses is the
-product of w and the density of the time sampler in lambda.
+The weight on the x0-MSE is $w\,\mathrm{SNR}$, that on the v-MSE of a VP schedule $w/(1 + 1/\mathrm{SNR})$. Two losses
+differ only in the product of $w$ and the time sampler's density in $\lambda$.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from denoiselab.schedules import Schedule, as_time
 class Weighting(ABC):
     @abstractmethod
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """w, float64 of the shape of t, for t > 0."""
+        """Returns w: float64, of the shape of t, for t > 0."""
 
 
 def _inverse_snr(schedule: Schedule, t: Tensor) -> Tensor:
@@ -24,16 +24,16 @@ def _inverse_snr(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 class Simple(Weighting):
-    """w = 1 (DDPM, eq. 14; NCSN and Score-SDE weigh the score by sigma^2, which is the same)."""
+    r"""$w = 1$ (DDPM, arXiv:2006.11239, eq. 14). NCSN and Score-SDE weight the score by $\sigma^2$: the same."""
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.ones_like(as_time(t))
 
 
 class SNR(Weighting):
-    """w_x = SNR + offset on the x0-MSE, w = 1 + offset/SNR (Salimans & Ho 2022, §4).
+    r"""$w = 1 + \mathrm{offset}/\mathrm{SNR}$, SNR + offset on the x0-MSE (Salimans & Ho 2022, arXiv:2202.00512, §4).
 
-    0 is their "SNR", the simple loss by another name; 1 their "SNR+1", the v-MSE of a VP schedule.
+    Offset 0 is their "SNR", the same as the simple loss; 1 is their "SNR+1", the v-MSE of a VP schedule.
     """
 
     @checked
@@ -45,14 +45,14 @@ class SNR(Weighting):
 
 
 class TruncatedSNR(Weighting):
-    """w_x = max(SNR, 1) on the x0-MSE, w = max(1, 1/SNR) (Salimans & Ho 2022, eq. 10)."""
+    r"""$w = \max(1, 1/\mathrm{SNR})$, max(SNR, 1) on the x0-MSE (Salimans & Ho 2022, arXiv:2202.00512, eq. 10)."""
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return _inverse_snr(schedule, t).clamp(min=1.0)
 
 
 class MinSNR(Weighting):
-    """w = min(1, gamma/SNR) (Hang 2023, eq. 8); 1 at SNR = 0."""
+    r"""$w = \min(1, \gamma/\mathrm{SNR})$ (Hang 2023, arXiv:2303.09556, eq. 8); 1 at SNR = 0."""
 
     @checked
     def __init__(self, gamma: Positive = 5.0) -> None:
@@ -63,7 +63,7 @@ class MinSNR(Weighting):
 
 
 class P2(Weighting):
-    """w = (k + SNR)^-gamma (Choi 2022, eq. 8)."""
+    r"""$w = (k + \mathrm{SNR})^{-\gamma}$ (Choi 2022, arXiv:2204.00227, eq. 8)."""
 
     @checked
     def __init__(self, k: NonNegative = 1.0, gamma: Positive = 1.0) -> None:
@@ -74,14 +74,14 @@ class P2(Weighting):
 
 
 class X0MSE(Weighting):
-    """w = 1/SNR: the x0-MSE itself."""
+    r"""$w = 1/\mathrm{SNR}$: the x0-MSE itself."""
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return _inverse_snr(schedule, t)
 
 
 class VMSE(Weighting):
-    """w = ((alpha^2 + sigma^2)/alpha)^2: the MSE of v = alpha eps - sigma x0 itself."""
+    r"""$w = ((\alpha^2 + \sigma^2)/\alpha)^2$: the MSE of $v = \alpha\epsilon - \sigma x_0$ itself."""
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         alpha, sigma = schedule(t)
@@ -89,14 +89,14 @@ class VMSE(Weighting):
 
 
 class FlowMSE(Weighting):
-    """w = (1 + sigma/alpha)^2: the MSE of the velocity eps - x0; on the flow schedule 1/(1 - t)^2 (Lipman 2022)."""
+    r"""$w = (1 + \sigma/\alpha)^2$, on `Flow` $1/(1 - t)^2$: the MSE of $\epsilon - x_0$ (arXiv:2210.02747)."""
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return (1 + torch.exp(-schedule.log_snr(t) / 2)) ** 2
 
 
 class EDM(Weighting):
-    """w = 1 + 1/(s^2 SNR), the MSE of EDM's F, with s = `sigma_data` (Karras 2022, table 1)."""
+    r"""$w = 1 + 1/(s^2\,\mathrm{SNR})$, $s$ = `sigma_data`: the MSE of EDM's F (arXiv:2206.00364, table 1)."""
 
     @checked
     def __init__(self, sigma_data: Positive = 0.5) -> None:
@@ -107,7 +107,7 @@ class EDM(Weighting):
 
 
 class Sigmoid(Weighting):
-    """w = S(b - lambda), S the logistic function (Kingma & Gao 2023, §5.2)."""
+    r"""$w = S(b - \lambda)$, S the logistic function (Kingma & Gao 2023, arXiv:2303.00848, §5.2)."""
 
     @checked
     def __init__(self, b: Finite = 2.0) -> None:
@@ -118,9 +118,10 @@ class Sigmoid(Weighting):
 
 
 class RandomWalk(Weighting):
-    """A term of the bound of T steps with reverse variance beta: w_x = alpha_s^2 var_ts/(2 sigma_t^4), s = t - 1/T.
+    r"""A term of the bound of T steps with reverse variance $\beta$: $\alpha_s^2\beta/(2\sigma_t^4)$ on the x0-MSE.
 
-    On the unit random walk, schedule=ve_sqrt of T steps, it is 1/(2 i^2) on the x0-MSE at step i.
+    $s = t - 1/T$ and $\beta = \sigma_t^2 - (\alpha_t\sigma_s/\alpha_s)^2$. On the unit random walk, schedule=ve_sqrt of
+    T steps, it is $1/(2 i^2)$ at step i.
     """
 
     @checked
@@ -135,7 +136,7 @@ class RandomWalk(Weighting):
 
 
 class VLB(Weighting):
-    """w = -lambda'(t)/2: with uniform t, the diffusion term of the variational bound in nats (VDM, eq. 17)."""
+    r"""$w = -\lambda'(t)/2$: with uniform t, the bound's diffusion term in nats (VDM, arXiv:2107.00630, eq. 17)."""
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return -schedule.log_snr_slope(t) / 2

@@ -1,4 +1,4 @@
-"""Likelihood: the terms of the variational bound, the bound of a T-step chain, and the probability-flow ODE's own."""
+"""Likelihood: the terms of the variational bound, the bound of a T-step chain, and the probability-flow ODE."""
 
 from denoiselab.likelihood.bound import VariationalBound
 from denoiselab.likelihood.flow import FlowODE

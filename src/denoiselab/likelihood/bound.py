@@ -1,10 +1,11 @@
-"""The variational bound of a denoiser as a chain of T steps (DDPM, eq. 5), from K evaluations of it an image.
+r"""The variational bound of a denoiser as a chain of T steps (DDPM, arXiv:2006.11239, eq. 5), from K evaluations.
 
-    -log p(x_0) <= prior + sum_{i=2..T} E L_{t_i} + E decoder,   t_0 = 0 < t_1 < ... < t_T = 1.
-One evaluation, at t_1, is the decoder's. The others are of K - 1 steps out of T - 1: one from each of K - 1 strata that
-divide the steps by their chances p_i. L counts 1/((K - 1) p_i) times, so the sum is unbiased; with K = T it is exact.
-Nine tenths of p_i are in proportion to log(1 + SNR_{i-1}) - log(1 + SNR_i), as L_{t_i} is for N(0, 1) data in small
-steps; one tenth is the same for all, so that no weight is large where that falls to 0.
+$$-\log p(x_0) \le \mathrm{prior} + \sum_{i=2}^T E L_{t_i} + E\,\mathrm{decoder}, \quad 0 = t_0 < \dots < t_T = 1$$
+
+One evaluation, at $t_1$, is for the decoder. The others are for K - 1 of the T - 1 steps, one from each of K - 1 strata
+of equal probability under $p_i$. L is weighted by $1/((K - 1)\,p_i)$, so the sum is unbiased; with K = T it is exact.
+Nine tenths of $p_i$ are proportional to $\log(1 + \mathrm{SNR}_{i-1}) - \log(1 + \mathrm{SNR}_i)$, as $L_{t_i}$ is for
+$N(0, 1)$ data in small steps; one tenth is uniform, so that no weight is large where that falls to 0.
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 class VariationalBound(Likelihood):
-    """The reverse variance is beta-tilde ("small") or beta ("large"), or the network's own where it learns one.
+    """The bound with reverse variance beta-tilde ("small"), beta ("large"), or the network's own where it learns one.
 
-    spacing: the chain's grid; None: t_i = i/T. `bins`: of log-SNR, in which L_t is reported.
+    spacing: the chain's grid; None: t_i = i/T. bins: the number of log-SNR bins in which L_t is reported.
     """
 
     @checked
@@ -53,7 +54,7 @@ class VariationalBound(Likelihood):
     def __call__(
         self, denoise: DenoiseFn, schedule: Schedule, x0: Tensor, indices: Sequence[int], quantised: bool
     ) -> Nats:
-        # The golden ratio spreads the images' places within the strata evenly, over any number of images.
+        # The golden ratio spreads the places within the strata evenly over any number of images.
         start = torch.rand((), generator=generator(self.seed, "bound"), dtype=torch.float64)
         places = (start + GOLDEN * torch.tensor(list(indices), dtype=torch.float64)) % 1
         return self.terms(denoise, schedule, x0, places, SampleNoise(self.seed, indices, "bound"), quantised)
@@ -61,7 +62,7 @@ class VariationalBound(Likelihood):
     def terms(
         self, denoise: DenoiseFn, schedule: Schedule, x0: Tensor, places: Tensor, noise: NoiseFn, quantised: bool
     ) -> Nats:
-        """places: (B,) in [0, 1), an image's place within each stratum; `noise` is called once an evaluation."""
+        """places: (B,) in [0, 1), each image's place in every stratum. Calls `noise` once per evaluation."""
         times = self.times(schedule)
         edges = self.edges(schedule, times)
 
@@ -94,7 +95,7 @@ class VariationalBound(Likelihood):
         return Nats(parts, by_log_snr=ByLogSNR("diffusion", binned, evaluations, edges), words=words)
 
     def times(self, schedule: Schedule) -> Tensor:
-        """t_0 ... t_T: (T + 1,)."""
+        """Returns t_0 ... t_T: (T + 1,)."""
         times = self.spacing(self.T, schedule).flip(0).cpu()
         if times[-1] != 1:
             raise ConfigError(
@@ -104,13 +105,13 @@ class VariationalBound(Likelihood):
         return times
 
     def edges(self, schedule: Schedule, times: Tensor) -> Tensor:
-        """The bins' borders, ascending, even in log-SNR from t_T, or t_{T-1} if it is infinite there, to t_1."""
+        """Returns the bin edges, ascending and even in log-SNR from t_T, or t_{T-1} if it is infinite there, to t_1."""
         ends = schedule.log_snr(times[[-1, -2, 1]])
         low = ends[0] if ends[0].isfinite() else ends[1]
         return torch.linspace(float(low), float(ends[2]), self.bins + 1, dtype=torch.float64)
 
     def drawn(self, schedule: Schedule, times: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """(steps in 2 ... T, their weights), each (K - 1, B)."""
+        """Returns (steps in 2 ... T, their weights), each (K - 1, B)."""
         if self.K == self.T:
             steps = torch.arange(2, self.T + 1)[:, None].expand(-1, len(places))
             return steps, torch.ones(steps.shape, dtype=torch.float64)
@@ -123,5 +124,4 @@ class VariationalBound(Likelihood):
 
 
 def _summed(nats: Tensor) -> Tensor:
-    """Over an image's dimensions, in float64 on the CPU: (B,)."""
     return nats.flatten(1).cpu().double().sum(1)

@@ -1,11 +1,15 @@
-"""The likelihood of the probability-flow ODE, by the instantaneous change of variables (Score-SDE §4.3, eq. 39).
+r"""Likelihood by the probability-flow ODE, with its instantaneous change of variables.
 
-Every schedule is the same in z = x/sqrt(alpha^2 + sigma^2) = cos(phi) x_0 + sin(phi) eps, tan(phi) = sigma/alpha, and
-nothing is singular there where alpha = 0: dz/dphi = cos(phi) eps_hat - sin(phi) x0_hat. Steps are even in log-SNR,
-lambda = -2 log tan(phi), so that dphi/dlambda = -sin(phi) cos(phi)/2, and
-    log p_0(z_0) = log N(z_1; 0, prior_std^2/(alpha_1^2 + sigma_1^2)) + integral of div(dz/dlambda) dlambda from 0 to 1.
-The divergence is exact, by one derivative for each dimension, or Hutchinson's estimate r^T (d/dz dz/dlambda) r with
-r = +-1 (Hutchinson 1989; FFJORD, eq. 7), the same r along a path.
+Score-SDE (arXiv:2011.13456, §4.3, eq. 39). In $z = x/\sqrt{\alpha^2 + \sigma^2} = \cos\phi\,x_0 + \sin\phi\,\epsilon$,
+$\tan\phi = \sigma/\alpha$, all schedules are the same and nothing is singular at $\alpha = 0$:
+$dz/d\phi = \cos\phi\,\hat\epsilon - \sin\phi\,\hat x_0$. Steps are even in log-SNR, $\lambda = -2\log\tan\phi$, so that
+$d\phi/d\lambda = -\tfrac12\sin\phi\cos\phi$, and
+
+$$\log p_0(z_0) = \log N(z_1; 0, \sigma_\mathrm{prior}^2/(\alpha_1^2 + \sigma_1^2))
+\quad + \int_0^1 \mathrm{div}(dz/d\lambda)\,d\lambda.$$
+
+The divergence is exact, by one derivative per dimension, or Hutchinson's estimate $r^T (d/dz\,dz/d\lambda)\,r$ with
+$r = \pm 1$ (Hutchinson 1989; FFJORD, arXiv:1810.01367, eq. 7), with the same r along a path.
 """
 
 import math
@@ -23,18 +27,17 @@ from denoiselab.randomness import generator
 from denoiselab.schedules import Schedule, like
 
 CLEAN = 0.01  # sigma/alpha
-LOWEST = -20.0  # of log-SNR, where it runs to -infinity: alpha there is 5e-5, and z is taken for noise
+LOWEST = -20.0  # log-SNR at which the path ends if it runs to -infinity: alpha is 5e-5, and z is noise
 
 
 class FlowODE(Likelihood):
-    """`steps` of the classical Runge-Kutta method of order 4; its error is told as the difference to half as many.
+    r"""Solves the ODE by `steps` of classical fourth-order Runge-Kutta; the error is the difference from half as many.
 
-    The path begins at t_min with x_0/alpha taken for x_0: what is told is the density of x_0 + n eps at x_0, where
-    n = sigma/alpha at t_min (None: where n = 0.01, the same noise on every schedule), which is off by O(n^2). Levels
-    are made continuous by uniform noise in their bins, of width 2/255: log2(127.5) = 6.994 bits a dimension are added
-    to a density's, and by Jensen's inequality the mean over the noise is an upper bound. probes: how many r; None: the
-    divergence is exact, for D derivatives an evaluation.
-    Raises ConfigError.
+    The path begins at t_min with $z = \cos\phi\,x_0$, so the density is that of $x_0 + n\epsilon$ at $x_0$,
+    $n = \sigma/\alpha$ at t_min (None: where n = 0.01, the same noise on every schedule), with an error of $O(n^2)$.
+    Uniform noise dequantises levels within their bins of width 2/255: this adds log2(127.5) = 6.994 bits per dimension
+    to a density's, and by Jensen's inequality the mean over the noise is an upper bound. probes: the number of r; None:
+    the exact divergence, with D derivatives per evaluation. Raises ConfigError.
     """
 
     @checked
@@ -68,7 +71,7 @@ class FlowODE(Likelihood):
     def integrated(
         self, denoise: DenoiseFn, schedule: Schedule, x: Tensor, probes: list[Tensor], steps: int
     ) -> tuple[Tensor, Tensor]:
-        """(-log p(z_1): (B,), what the change of volume adds to it, an estimate each probe: (B, probes or 1))."""
+        """Returns (-log p(z_1): (B,), its change by volume, one estimate per probe: (B, probes or 1))."""
         first = torch.tensor(-2 * math.log(CLEAN), dtype=torch.float64)
         first = torch.minimum(first, schedule.log_snr(1e-9)) if self.t_min is None else schedule.log_snr(self.t_min)
         last = schedule.log_snr(1.0).clamp(min=LOWEST)
@@ -93,7 +96,7 @@ class FlowODE(Likelihood):
 def velocity(
     denoise: DenoiseFn, schedule: Schedule, z: Tensor, log_snr: Tensor, probes: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """dz/dlambda: (B, ...), and its divergence: (B, probes), an estimate each, or without probes exact: (B, 1)."""
+    """Returns dz/dlambda: (B, ...), and its divergence: (B, probes), an estimate each, or exact: (B, 1)."""
     t = schedule.time(log_snr)
     alpha, sigma = schedule(t)
     cos, sin = torch.sqrt(torch.sigmoid(log_snr)), torch.sqrt(torch.sigmoid(-log_snr))
@@ -114,6 +117,6 @@ def velocity(
 
 
 def _noise(x: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Uniform on [-1, 1], of the shape of x: (B, ...); image i draws from generator i."""
+    """Draws uniform noise on [-1, 1], of the shape of x: (B, ...); image i uses generator i."""
     rows = [torch.rand(x.shape[1:], generator=g, dtype=torch.float64) for g in generators]
     return 2 * torch.stack(rows).to(x) - 1

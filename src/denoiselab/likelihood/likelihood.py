@@ -1,4 +1,4 @@
-"""What a way to a likelihood is: from a denoiser and a batch of data to nats of each image."""
+"""The likelihood contract: from a denoiser and a batch of data to nats of each image."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from denoiselab.schedules import Schedule
 
 
 class ByLogSNR(NamedTuple):
-    """A part of the nats in K bins of log-SNR."""
+    """One part of the nats, in K bins of log-SNR."""
 
     part: str
-    nats: Tensor  # (B, K), which add up to the part
-    evaluations: Tensor  # (B, K), of the denoiser, how many were made for each
+    nats: Tensor  # (B, K), which sum to the part
+    evaluations: Tensor  # (B, K), the number of denoiser evaluations for each
     edges: Tensor  # (K + 1,), ascending
 
 
@@ -25,11 +25,11 @@ class ByLogSNR(NamedTuple):
 class Nats:
     """-log p(x_0) of each image, or a bound on it, summed over its dimensions; all float64 on the CPU."""
 
-    parts: dict[str, Tensor]  # (B,) each; they add up to the whole
-    biases: dict[str, Tensor] = field(default_factory=dict)  # (B,) each: what an image's nats may be off by
-    variances: dict[str, Tensor] = field(default_factory=dict)  # (B,) each: of an image's nats, where they are drawn
+    parts: dict[str, Tensor]  # (B,) each; they sum to the total
+    biases: dict[str, Tensor] = field(default_factory=dict)  # (B,) each: possible errors of an image's nats
+    variances: dict[str, Tensor] = field(default_factory=dict)  # (B,) each: of an image's nats, if random
     by_log_snr: ByLogSNR | None = None
-    words: dict[str, Any] = field(default_factory=dict)  # of the method's, those that the network decided
+    words: dict[str, Any] = field(default_factory=dict)  # the method's options that the network decided
 
     @property
     def total(self) -> Tensor:
@@ -44,7 +44,7 @@ class Likelihood(ABC):
     def __call__(
         self, denoise: DenoiseFn, schedule: Schedule, x0: Tensor, indices: Sequence[int], quantised: bool
     ) -> Nats:
-        """x0: (B, ...); its draws are a function of the seed and an image's index alone.
+        """Returns the nats of x0: (B, ...); draws depend on the seed and an image's index alone.
 
-        quantised: x0 is one of 256 levels in [-1, 1], and the nats are of a probability. Else they are of a density.
+        quantised: x0 has 256 levels in [-1, 1], and the nats are of a probability; otherwise of a density.
         """

@@ -1,4 +1,4 @@
-"""Training objectives: what one is (objective.py), one family a file."""
+"""Training objectives: the contract in objective.py, one family per file."""
 
 from denoiselab.objectives.adversarial import Adversarial
 from denoiselab.objectives.autoencoder import Autoencoding

@@ -1,12 +1,13 @@
-"""The patch-adversarial loss of autoencoders (PatchGAN, Isola 2017; VQGAN, Esser 2021), with the hinge (Lim & Ye 2017).
+r"""The patch-adversarial loss of autoencoders, in its hinge form.
 
-The discriminator D gives a score at each patch, high for real ones; its loss is
-(mean relu(1 - D(x)) + mean relu(1 + D(x_hat)))/2, and the autoencoder's -mean D(x_hat).
+PatchGAN (Isola 2017, arXiv:1611.07004), VQGAN (Esser 2021, arXiv:2012.09841), hinge (Lim & Ye 2017, arXiv:1705.02894).
+The discriminator D scores each patch, high for real ones. Its loss is
+$\tfrac12 E[\mathrm{relu}(1 - D(x)) + \mathrm{relu}(1 + D(\hat x))]$, and the autoencoder's $-E[D(\hat x)]$.
 
-Both are minimised at once, in one step of one optimizer: simultaneous gradient descent, in which neither sees the
-other's new weights. x_hat is detached in the discriminator's loss, and the discriminator's weights are in the
-autoencoder's. So their sum has, exactly, each one's own gradient for each one's own weights, until these
-are clipped by their common norm (trainer.gradient_clip_val).
+One step of one optimizer minimises both: simultaneous gradient descent, in which neither sees the other's new weights.
+$\hat x$ is detached in the discriminator's loss, and the discriminator's weights in the autoencoder's. So the sum gives
+each network exactly the gradient of its own loss, until gradients are clipped by their common norm
+(trainer.gradient_clip_val).
 """
 
 import torch
@@ -21,7 +22,7 @@ from denoiselab.limits import Count, Natural, NonNegative, checked
 
 
 class Discriminator(nn.Module):
-    """images: (B, C, H, W) -> scores (B, 1, h, w) of overlapping patches; `halvings` of the sides are seen at once."""
+    """Maps images: (B, C, H, W) to scores (B, 1, h, w) of overlapping patches, after `halvings` of their sides."""
 
     def __init__(self, image_channels: int, channels: int, halvings: int) -> None:
         super().__init__()
@@ -36,15 +37,15 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """In the dtype of the images."""
         return self.layers(images.to(next(self.parameters()).dtype)).to(images.dtype)
 
 
 class Adversarial(nn.Module):
-    """weight: of the autoencoder's part; adaptive: times |grad of the other losses|/|grad of this one|, both for the
-    last layer of the decoder (VQGAN, eq. 7). Both losses are 0 until `start` optimizer steps are done.
+    """The adversarial loss, 0 for both parts until `start` optimizer steps are done.
 
-    image_shape: (C, H, W). Raises ConfigError where the images' sides cannot be halved that often.
+    weight: of the autoencoder's part; adaptive: multiplies it by |grad of the other losses|/|grad of this one|, both at
+    the last layer of the decoder (VQGAN, eq. 7). image_shape: (C, H, W). Raises ConfigError if the sides of the images
+    cannot be halved that often.
     """
 
     @checked
@@ -66,29 +67,29 @@ class Adversarial(nn.Module):
         self.discriminator = Discriminator(image_shape[0], channels, halvings)
 
     def of_autoencoder(self, images: Tensor) -> Tensor:
-        """-D(x_hat), (B,): with gradients for the images, and none for the discriminator."""
+        """Returns -D(x_hat): (B,), with gradients for the images and none for the discriminator."""
         weights = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         return -functional_call(self.discriminator, weights, images).flatten(1).mean(1)
 
     def of_discriminator(self, real: Tensor, made: Tensor) -> Tensor:
-        """(B,): with gradients for the discriminator, and none for the images."""
+        """Returns the hinge loss: (B,), with gradients for the discriminator and none for the images."""
         return hinge(self.discriminator(real.detach()), self.discriminator(made.detach()))
 
     def forward(self, real: Tensor, made: Tensor, others: Tensor, last_layer: Tensor, step: int) -> Tensor:
-        """Both parts, (B,), after `step` optimizer steps. others: (B,), the autoencoder's other losses."""
+        """Returns the sum of both parts: (B,), after `step` optimizer steps; others: (B,), the other losses."""
         generator = self.of_autoencoder(made)
         balance = _balance(others.mean(), generator.mean(), last_layer) if self.adaptive else 1.0
-        begun = float(step >= self.start)  # 0 rather than nothing: every process has a gradient for every weight
+        begun = float(step >= self.start)  # not skipped, so that every process has a gradient for every weight
         return begun * (self.weight * balance * generator + self.of_discriminator(real, made))
 
 
 def hinge(real: Tensor, made: Tensor) -> Tensor:
-    """The discriminator's loss of each sample, of scores (B, 1, h, w): (B,)."""
+    """Returns the discriminator's loss for scores (B, 1, h, w): (B,)."""
     return (nnf.relu(1 - real) + nnf.relu(1 + made)).flatten(1).mean(1) / 2
 
 
 def _balance(others: Tensor, generator: Tensor, last_layer: Tensor) -> float:
-    """The ratio of the two gradients' norms, of the global batch; at most 10^4."""
+    """Returns the ratio of the two gradients' norms over the global batch, at most 10^4."""
     ranks = distributed.world_size()
     pair = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (others, generator)]
     pair = [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for gradient in pair]

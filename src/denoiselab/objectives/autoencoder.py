@@ -1,7 +1,7 @@
-"""What an autoencoder is trained by: the error of the reconstruction, the price of the latents, and two more terms.
+r"""The loss of an autoencoder: reconstruction error, latent costs, perceptual and adversarial terms.
 
-loss = |x - x_hat| (in `norm`, the mean over the image's values) + kl KL/D (KL), or the codebook's and the commitment's
-terms (VQ), + perceptual * the distance in a network's features + the adversarial loss.
+loss = $|x - \hat x|$ (in `norm`, averaged over the image's values) + kl KL/D (KL) or the codebook and commitment terms
+(VQ) + perceptual times the distance in a network's features + the adversarial loss.
 """
 
 import torch
@@ -18,8 +18,8 @@ from denoiselab.objectives.perceptual import Layers, Perceptual
 class Autoencoding(nn.Module):
     """Losses (B,) of images: (B, C, H, W) in [-1, 1].
 
-    kl, codebook, commitment: what the costs of these names count; perceptual: what the distance in the features of
-    `layers` counts; adversarial: left out where its weight is 0.
+    kl, codebook, commitment: weights of the costs of these names; perceptual: weight of the distance in the features of
+    `layers`; adversarial: left out where its weight is 0.
     """
 
     names = ("loss", "reconstruction", "psnr")
@@ -41,7 +41,7 @@ class Autoencoding(nn.Module):
         self.adversarial = adversarial if adversarial is not None and adversarial.weight else None
 
     def own(self, codec: Autoencoder, images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_hat, the loss but for its adversarial part: (B,), the error of the reconstruction: (B,))."""
+        """Returns (x_hat, the loss without its adversarial part: (B,), the reconstruction error: (B,))."""
         coded: Coded = codec.coded(images, eps)
         made = codec.decoded(coded.latents)
         error = self.norm(made - images, torch.ones(len(images), dtype=torch.float64)).flatten(1).mean(1)
@@ -51,13 +51,13 @@ class Autoencoding(nn.Module):
         return made, loss, error
 
     def forward(self, codec: Autoencoder, images: Tensor, eps: Tensor, step: int) -> Tensor:
-        """After `step` optimizer steps; eps: standard normal noise of the latents' shape."""
+        """Returns losses after `step` optimizer steps; eps: standard normal noise of the latents' shape."""
         made, loss, _ = self.own(codec, images, eps)
         if self.adversarial is None:
             return loss
         return loss + self.adversarial(images, made, loss, codec.last_layer, step)
 
     def figures(self, codec: Autoencoder, images: Tensor, eps: Tensor) -> dict[str, Tensor]:
-        """(B,) each: "loss", without its adversarial part, "reconstruction", and "psnr" of decode(encode(x)), in dB."""
+        """Returns (B,) each: "loss" but its adversarial part, "reconstruction", "psnr" of decode(encode(x)) in dB."""
         _, loss, error = self.own(codec, images, eps)
         return {"loss": loss, "reconstruction": error, "psnr": psnr(codec.decode(codec.encode(images)), images)}

@@ -21,23 +21,24 @@ from denoiselab.weightings import VLB, Simple, Weighting
 
 Variance = Literal["small", "large", "learned"]
 
-# f for each reverse variance; None: the network's own.
+# f of each reverse variance; None: the network's prediction.
 VARIANCES: dict[str, float | None] = {**FRACTIONS, "learned": None}
 
 
 def rounded_up(t: Tensor, T: int) -> Tensor:
-    """t: (B,) as i/T, i in 1 ... T, with i/T itself unmoved whatever its rounding."""
+    """Rounds t: (B,) up to i/T, i in 1 ... T; i/T itself does not change, whatever its rounding."""
     return torch.ceil(as_time(t) * T - 1e-9).clamp(1, T) / T
 
 
 class VariationalBound(Denoising):
-    """The bound on -log p(x_0), in nats a dimension, each loss an estimate of the whole sum over uniform times.
+    r"""The bound on $-\log p(x_0)$, in nats per dimension; each loss estimates the whole sum over uniform times.
 
-    T None: continuous time, -lambda'/2 |eps - eps_hat|^2 (VDM, eq. 17); its other two terms do not depend on the
-    network, and are added for a learned schedule, whose ends they hold. T a number: the exact terms of the chain of T
-    steps, with t rounded up to i/T: T L_{i-1} (DDPM, eq. 8), and for i = 1 T times the decoder's, of 256 levels.
-    variance: that of the reverse steps, small, large or learned; in continuous time it makes no difference, and the sum
-    runs to the smallest t drawn: on schedules that begin at sigma = 0 it grows as log(1/t) for data in a continuum.
+    T None: continuous time, $-\tfrac12\lambda'|\epsilon - \hat\epsilon|^2$ (VDM, arXiv:2107.00630, eq. 17). The other
+    two terms do not depend on the network; they are added for a learned schedule, whose ends they constrain. The sum
+    runs to the smallest t drawn: on schedules that begin at sigma = 0 it grows as log(1/t) for continuous data. T a
+    number: the exact terms of the T-step chain, with t rounded up to i/T: $T L_{i-1}$ (DDPM, arXiv:2006.11239, eq. 8),
+    and for i = 1, T times the decoder's, of 256 levels. variance: of the reverse steps, small, large or learned; no
+    effect in continuous time.
     """
 
     names = ("loss", "eps_mse")
@@ -51,7 +52,7 @@ class VariationalBound(Denoising):
         self.T, self.fraction = T, VARIANCES[variance]
 
     def check(self, denoiser: Denoiser) -> None:
-        """Every schedule has a bound; but a learned one is trained in continuous time."""
+        """Accepts any schedule with uniform times, but a learned one in continuous time only."""
         if not isinstance(self.time_sampler, Uniform | Discrete | LossSecondMoment):
             raise IncompatibleError(
                 "loss=vlb is a sum over uniform times; take time_sampling=stratified, uniform, discrete or "
@@ -88,20 +89,20 @@ class VariationalBound(Denoising):
         (_, sigma_t), (_, sigma_s) = schedule(t), schedule(torch.where(first, t / 2, s))
         narrower = (sigma_s / sigma_t) ** (2 * fraction)
         step = narrower * torch.expm1(schedule.log_snr(torch.where(first, t / 2, s)) - schedule.log_snr(t))
-        # The decoder's, as of a density: |x0 - x0_hat|^2/(2 std^2), where x0 - x0_hat is sigma/alpha of eps' error.
+        # The decoder's term as a density: |x0 - x0_hat|^2/(2 std^2), where x0 - x0_hat is sigma/alpha of the eps error.
         scale = likelihood.decoder_log_std(schedule, t, 2 * t.clamp(max=0.5), fraction)
         return self.T / 2 * torch.where(first, torch.exp(-schedule.log_snr(t) - 2 * scale), step)
 
 
 def step_bound(made: Pass, x0: Tensor, T: int, fraction: float | None) -> Tensor:
-    """T L_{i-1} in nats a dimension, (B,), at times i/T; for i = 1 the decoder's term. fraction None: as predicted."""
+    """Returns T L_{i-1} at i/T, (B,), in nats per dimension; for i = 1 the decoder's. fraction None: as predicted."""
     schedule, t = made.denoiser.schedule, made.t
     prediction = made.denoiser.prediction(made.output, made.x_t, t)
     f = prediction.variance if fraction is None else fraction
     if f is None:
         raise IncompatibleError("loss.variance=learned needs a network that says the variance")
     first = t < 1.5 / T
-    inside = torch.where(first, 2 / T, t)  # so that each term is finite where the other one counts
+    inside = torch.where(first, 2 / T, t)  # keeps each term finite where the other one is used
     step = likelihood.step_nats(schedule, x0, made.x_t, prediction, inside, inside - 1 / T, f)
     t_1 = torch.full_like(t, 1 / T)
     scale = likelihood.decoder_log_std(schedule, t_1, 2 * t_1, f)
@@ -110,9 +111,9 @@ def step_bound(made: Pass, x0: Tensor, T: int, fraction: float | None) -> Tensor
 
 
 def decoder_of(schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
-    """-log p(x_0|z_0) of each element, in nats: 256 levels, weighted by N(z_0; alpha x, sigma^2) (VDM).
+    """Returns -log p(x_0|z_0) of each element, in nats: 256 levels, weighted by N(z_0; alpha x, sigma^2) (VDM).
 
-    z_0 is x_0 at the level where the schedule begins, t -> 0.
+    z_0 is x_0 with the noise of the schedule's first level, t -> 0.
     """
     alpha, sigma = schedule.level(as_time(torch.zeros(())))
     levels = torch.linspace(-1, 1, 256, dtype=x0.dtype, device=x0.device)
@@ -122,9 +123,9 @@ def decoder_of(schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
 
 
 class Hybrid(Denoising):
-    """A weighted MSE for the mean, and `weight_vlb` times the bound for the variance alone (iDDPM, eq. 16).
+    """A weighted MSE for the mean plus `weight_vlb` times the bound, for the variance alone (iDDPM, eq. 16).
 
-    The bound is in bits a dimension, as in iDDPM's code, and sees the mean without its gradient.
+    The bound is in bits per dimension with the mean detached, as in iDDPM's code (arXiv:2102.09672).
     """
 
     names = ("loss", "eps_mse", "bound_bits")
@@ -139,7 +140,7 @@ class Hybrid(Denoising):
         variance: Variance = "learned",
         weight_vlb: Positive = 0.001,
     ) -> None:
-        """Raises ConfigError for a variance that is not learned: that is what this loss is for."""
+        """Raises ConfigError unless the variance is learned."""
         super().__init__(time_sampler)
         if variance != "learned":
             raise InvalidValue("variance", variance, "learned", "for a fixed variance take loss=simple")

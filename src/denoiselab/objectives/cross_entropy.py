@@ -10,9 +10,9 @@ from denoiselab.schedules import like
 
 
 class CrossEntropy(Objective):
-    """-log p(y|x_t): trains a classifier of noisy images, for classifier guidance (Dhariwal & Nichol 2021, §4).
+    r"""$-\log p(y|x_t)$, for classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233, §4).
 
-    The backbone gives class scores (B, classes); the classes are cond.label.
+    The backbone returns class scores (B, classes); the classes are cond.label.
     """
 
     names = ("loss", "accuracy")

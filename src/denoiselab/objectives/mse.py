@@ -1,4 +1,4 @@
-"""The weighted error of eps, and with a learned uncertainty."""
+"""The weighted eps-MSE, and the same with a learned uncertainty."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from denoiselab.weightings import Simple, Weighting
 
 
 class Pass:
-    """One network pass: x_t, the output, and its error against the target, F - F*."""
+    """One network pass: x_t, the output, and its error F - F*."""
 
     def __init__(self, denoiser: Denoiser, x0: Tensor, cond: Cond | None, t: Tensor, eps: Tensor) -> None:
         self.denoiser, self.t = denoiser, t
@@ -27,12 +27,12 @@ class Pass:
         self.error = self.output.F - denoiser.parameterization.target(x0, eps, denoiser.schedule, t)
 
     def eps_error(self, weighting: Callable[[Schedule, Tensor], Tensor], norm: Norm) -> Tensor:
-        """(B,): the weighted norm of the error of eps, computed in the network's output space."""
+        """Returns the weighted norm of the eps error: (B,), computed in the network's output space."""
         e_out, weight = _output_scale(self.denoiser.schedule, self.denoiser.parameterization, weighting, self.t)
         return norm(self.error, torch.sqrt(weight) * e_out).flatten(1).mean(1)
 
 
-_FAINTEST = -60.0  # log-SNR: alpha is 1e-13 there, and what is infinite at alpha = 0 still has its limit's digits
+_FAINTEST = -60.0  # log-SNR: alpha is 1e-13, and terms that are infinite at alpha = 0 have their limit's digits
 
 
 def _output_scale(
@@ -41,7 +41,7 @@ def _output_scale(
     weighting: Callable[[Schedule, Tensor], Tensor],
     t: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """(e_out, w), float64 of the shape of t; their limit where alpha = 0, as there w may be infinite and e_out 0."""
+    """Returns (e_out, w): float64, of the shape of t; their limit at alpha = 0, where w may be infinite and e_out 0."""
     t = as_time(t)
     if schedule.log_snr(1.0) < _FAINTEST:
         t = torch.minimum(t, schedule.time(_FAINTEST))
@@ -49,10 +49,10 @@ def _output_scale(
 
 
 class WeightedMSE(Denoising):
-    """w(lambda) |d eps/dF|^2 |F - F*|^2: the weighted eps-MSE, computed in the network's output space.
+    r"""$w(\lambda)\,|d\epsilon/dF|^2\,|F - F^*|^2$: the weighted eps-MSE, computed in the network's output space.
 
-    That is where it is stable: no division by alpha or sigma meets the network's error. `norm` may take the square's
-    place, on sqrt(w) times the error of eps.
+    This is stable, since the network's error is never divided by alpha or sigma. `norm` may replace the square; it
+    applies to $\sqrt w$ times the eps error.
     """
 
     names = ("loss", "eps_mse")
@@ -70,15 +70,15 @@ class WeightedMSE(Denoising):
         return self.weighting(schedule, t)
 
     def output_weight(self, schedule: Schedule, parameterization: Parameterization, t: Tensor) -> Tensor:
-        """The weight on |F - F*|^2, float64 of the shape of t."""
+        """Returns the weight on |F - F*|^2: float64, of the shape of t."""
         e_out, weight = _output_scale(schedule, parameterization, self.weighting, t)
         return weight * e_out**2
 
 
 class LearnedUncertainty(Denoising):
-    """e^{-u(lambda)} L + u(lambda), with a small network u trained beside the model (EDM2, Karras 2024, eq. 14).
+    r"""$e^{-u(\lambda)} L + u(\lambda)$, with a small network u trained beside the model (arXiv:2312.02696, eq. 14).
 
-    At its optimum u = log E[L], so every noise level counts alike whatever the weighting of L was.
+    EDM2's loss. At its optimum $u = \log E[L]$, so every noise level counts equally, whatever the weighting of L.
     """
 
     names = ("loss", "eps_mse", "unscaled_loss")
@@ -97,7 +97,7 @@ class LearnedUncertainty(Denoising):
         nn.init.zeros_(self.linear.weight)
 
     def uncertainty(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """u, of the shape of t: (B,); from random Fourier features of log(sigma/alpha)/4, as EDM2's network is told."""
+        """Returns u: (B,), from random Fourier features of log(sigma/alpha)/4, the time of EDM2's network."""
         label = (-schedule.log_snr(t).clamp(-60, 60) / 8).to(self.frequencies)
         waves = torch.cos(2 * torch.pi * (label[:, None] * self.frequencies + self.phases))
         return self.linear(waves * 2**0.5)[:, 0]

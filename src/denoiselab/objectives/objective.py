@@ -1,4 +1,4 @@
-"""What a training objective is: losses of each sample, never reduced over the batch, averaged over its dimensions."""
+"""The objective contract: losses of each sample, averaged over dimensions and never over the batch."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -15,10 +15,10 @@ from denoiselab.time_sampling import TimeSampler
 
 
 class Objective(nn.Module, ABC):
-    """Losses (B,) of x0: (B, ...) at times t: (B,) and noise eps, which are drawn if not given."""
+    """Losses (B,) of x0: (B, ...) at times t: (B,) with noise eps, both drawn if not given."""
 
-    names: tuple[str, ...]  # of its figures
-    classifies = False  # whether the network's output is a classifier's
+    names: tuple[str, ...]  # of its metrics
+    classifies = False  # whether the network is a classifier
 
     def __init__(self, time_sampler: TimeSampler) -> None:
         super().__init__()
@@ -26,10 +26,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def figures(self, denoiser: Denoiser, x0: Tensor, cond: Cond | None, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
-        """Figures (B,) of each sample: "loss", which is trained, and what else one network pass tells."""
+        """Returns metrics (B,): "loss", which is trained, and others from the same network pass."""
 
     def check(self, denoiser: Denoiser) -> None:
-        """Raises IncompatibleError where this objective has no meaning with the denoiser's parts."""
+        """Raises IncompatibleError if this objective does not work with the denoiser's parts."""
         if isinstance(denoiser.backbone, Encoder) != self.classifies:
             raise IncompatibleError(
                 "loss=cross_entropy and backbone=encoder make a classifier together, and neither has a meaning without "
@@ -64,23 +64,23 @@ class Denoising(Objective):
 
     @abstractmethod
     def weight(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Its weight on the eps-MSE, float64 of the shape of t."""
+        """Returns the weight on the eps-MSE: float64, of the shape of t."""
 
     @torch.no_grad()
     def at_the_end(self, schedule: Schedule) -> float:
-        """The share of the drawn times at which the schedule has ended: at one log-SNR, its last."""
+        """Returns the share of drawn times at which the schedule has ended, all at its last log-SNR."""
         t = self.time_sampler.quantile((torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000, schedule)
         return float((t >= schedule.t_end).double().mean())
 
     @torch.no_grad()
     def effective(self, schedule: Schedule, points: int = 400) -> tuple[Tensor, Tensor]:
-        """(log-SNR, weight times the density of the drawn times in log-SNR), each float64 of shape (points,).
+        """Returns (log-SNR, weight times the density of drawn times in log-SNR), each float64 (points,).
 
-        From log-SNR 20 to -20 and within the schedule's range; what is drawn `at_the_end` has no density.
+        Covers log-SNR 20 to -20 within the schedule's range; times drawn `at_the_end` have no density.
         """
         low, high = (float(schedule.log_snr(t).clamp(-20, 20)) for t in (1.0, 1e-9))
         t = schedule.time(torch.linspace(low, high, points + 1, dtype=torch.float64)).clamp(max=schedule.t_end)
-        # The density by differences of t, which smooth over the pieces of a table of betas.
+        # Finite differences of t, which smooth over the pieces of a table of betas.
         middle, falls = (t[:-1] + t[1:]) / 2, -schedule.log_snr(t).diff()
         density = self.time_sampler.density(middle, schedule) * t.diff() / falls
         return schedule.log_snr(middle), self.weight(schedule, middle) * density

@@ -1,7 +1,7 @@
-"""A perceptual loss: how far two images are apart in the layers of a network that has learned to see (Zhang 2018).
+r"""A perceptual loss: the distance of two images in the layers of a trained network (Zhang 2018, arXiv:1801.03924).
 
-sum over layers of the mean over places of |f/|f| - g/|g||^2, f and g the features of all channels at a place; without
-the weights of channels that LPIPS learns from people's judgements.
+It is the sum over layers of the mean over places of $\left|f/|f| - g/|g|\right|^2$, with f and g the features of all
+channels at a place, and without the channel weights that LPIPS learns from human judgements.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ Layers = Callable[[Tensor], Sequence[Tensor]]
 
 
 class Perceptual:
-    """`layers` gives features, (B, C, h, w) each, of images: float (B, C, H, W) in [-1, 1]; no part of the model."""
+    """`layers` maps images, float (B, C, H, W) in [-1, 1], to features (B, C, h, w) each; no part of the model."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
 
     def __call__(self, images: Tensor, made: Tensor) -> Tensor:
-        """(B,), with gradients for both."""
+        """Returns distances (B,), with gradients for both images."""
         pairs = zip(self.layers(images), self.layers(made), strict=True)
         terms = [(nnf.normalize(f) - nnf.normalize(g)).square().sum(1).flatten(1).mean(1) for f, g in pairs]
         total: Any = sum(terms)

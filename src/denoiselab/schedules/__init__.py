@@ -1,4 +1,4 @@
-"""Noise schedules: what alpha(t) and sigma(t) are (schedule.py), one family a file."""
+"""Noise schedules alpha(t) and sigma(t): the contract in schedule.py, one family per file."""
 
 from denoiselab.schedules.flow import Flow
 from denoiselab.schedules.learned import Learned

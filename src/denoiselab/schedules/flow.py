@@ -9,7 +9,7 @@ from denoiselab.schedules.schedule import Ends, Level, Schedule
 
 
 class Flow(Schedule):
-    """alpha = 1 - t, sigma = t (rectified flow, Liu 2022; flow matching, Lipman 2022). It ends at alpha = 0 exactly."""
+    r"""Rectified flow, $\alpha = 1 - t$, $\sigma = t$ (Liu 2022, arXiv:2209.03003; Lipman 2022, arXiv:2210.02747)."""
 
     def __init__(self, **ends: Unpack[Ends]) -> None:
         super().__init__(**ends)

@@ -1,7 +1,8 @@
-"""A noise schedule that is trained with the network (VDM, Kingma 2021, appendix H).
+r"""A noise schedule that is trained with the network (VDM, Kingma 2021, arXiv:2107.00630, appendix H).
 
-lambda(t) = start + (end - start) g(t), where g runs from 0 to 1 by a monotone network. In continuous time the bound
-does not depend on g, only on the two ends; so the ends are trained by the bound, and g by its estimate's variance.
+$\lambda(t) = \mathrm{start} + (\mathrm{end} - \mathrm{start})\,g(t)$, where $g$ is a monotone network that runs from 0
+to 1. In continuous time the bound depends on the two ends, not on $g$; so the bound trains the ends, and the variance
+of its estimate trains $g$.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +19,9 @@ from denoiselab.schedules.variance_preserving import VariancePreserving
 
 
 class Learned(VariancePreserving, nn.Module):
-    """Variance preserving, with log-SNR `start` (at t -> 0) and `end` (at t = 1) to begin with, linear in between.
+    """A variance-preserving schedule with trained log-SNR, initially linear from `start` (t -> 0) to `end` (t = 1).
 
-    Only loss=vlb trains it: under any other weight the smallest loss is that of the easiest noise levels.
+    Only loss=vlb trains it: under any other weight, the loss is smallest at the easiest noise levels.
     """
 
     @checked
@@ -29,7 +30,7 @@ class Learned(VariancePreserving, nn.Module):
         if start <= end:
             raise InvalidValue("start", start, f"above end={end}", "log-SNR has to fall")
         self.start, self.end = nn.Parameter(torch.tensor(float(start))), nn.Parameter(torch.tensor(float(end)))
-        # g before it is normalised: h + sum_j w_j S(a_j h + b_j), h = t, all w_j and a_j positive.
+        # g before normalisation: t + sum_j w_j S(a_j (t - p_j)), all w_j and a_j positive.
         self.height = nn.Parameter(torch.full((units,), -6.0))
         self.steepness = nn.Parameter(torch.full((units,), 5.0))
         self.place = nn.Parameter(torch.linspace(0, 1, units))
@@ -37,13 +38,13 @@ class Learned(VariancePreserving, nn.Module):
         super().__init__()
 
     def _raw(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(g, dg/dt) up to g's normalisation, each of the shape of t."""
+        """Returns (g, dg/dt) before normalisation, each of the shape of t."""
         height, steepness = softplus(self.height.double()), 2 * softplus(self.steepness.double())
         waves = torch.sigmoid(steepness * (t[..., None] - self.place.double()))
         return t + (height * waves).sum(-1), 1 + (height * steepness * waves * (1 - waves)).sum(-1)
 
     def _inner(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(g, dg/dt), normalised to g(0) = 0 and g(1) = 1."""
+        """Returns (g, dg/dt), normalised to g(0) = 0 and g(1) = 1."""
         t = t.to(self.start.device)
         (g, slope), (first, last) = self._raw(t), (self._raw(t.new_full((), end))[0] for end in (0.0, 1.0))
         parts = (g - first) / (last - first), slope / (last - first)
@@ -53,9 +54,9 @@ class Learned(VariancePreserving, nn.Module):
 
     @contextmanager
     def minimising_variance(self) -> Iterator[Callable[[Tensor], None]]:
-        """What is computed inside from times (B,) reaches g with the gradient of the squared losses.
+        """Inside, values computed from times (B,) pass to g the gradient of the squared losses.
 
-        Call the yielded function with the losses (B,) before the gradient is taken.
+        Call the yielded function with the losses (B,) before backpropagation.
         """
         self._losses = losses = []
         try:
@@ -76,7 +77,7 @@ class Learned(VariancePreserving, nn.Module):
 
     @torch.no_grad()
     def time_of_log_alpha_bar(self, log_alpha_bar: Tensor) -> Tensor:
-        """By bisection: 60 halvings leave nothing of [0, 1] that float64 could tell apart."""
+        """Inverts by bisection: 60 halvings of [0, 1] exhaust float64."""
         low, high = torch.zeros_like(log_alpha_bar), torch.ones_like(log_alpha_bar)
         for _ in range(60):
             middle = (low + high) / 2
@@ -90,7 +91,7 @@ class Learned(VariancePreserving, nn.Module):
 
 
 def _rescaled(values: Tensor, losses: list[Tensor]) -> Tensor:
-    """values: (B,), whose gradient is that of loss^2 where it would have been that of the loss: 2 loss as much."""
+    """Returns values: (B,), whose gradient is multiplied by 2 loss, and so is that of loss^2 instead of the loss."""
     if values.ndim == 1:
         values.register_hook(lambda gradient: gradient * 2 * losses[0].to(gradient))
     return values

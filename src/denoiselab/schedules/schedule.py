@@ -1,8 +1,8 @@
-"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps with t in [0, 1], t = 0 data and t = 1 noise.
+r"""Noise schedules: $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with t from 0 (data) to 1 (noise).
 
-log-SNR is lambda(t) = 2 log(alpha/sigma), strictly decreasing. A variance-preserving (VP) schedule has
-alpha^2 + sigma^2 = 1 and is given by log abar(t) = log alpha(t)^2; T-step diffusion is the same process seen at
-t = i/T. All arithmetic is float64: in float32, 1 - abar_1 of DDPM is off by 1.7e-4 relative.
+Log-SNR, $\lambda(t) = 2\log(\alpha/\sigma)$, is strictly decreasing. A variance-preserving (VP) schedule has
+$\alpha^2 + \sigma^2 = 1$ and is given by $\log\bar\alpha(t) = \log\alpha(t)^2$; T-step diffusion is the same process at
+$t = i/T$. All arithmetic is float64: in float32, $1 - \bar\alpha_1$ of DDPM has a relative error of 1.7e-4.
 """
 
 import math
@@ -17,46 +17,46 @@ from denoiselab.limits import Finite, Positive, checked
 
 
 class Level(NamedTuple):
-    """The two coefficients of x_t = alpha x_0 + sigma eps, each of the shape of t."""
+    """The coefficients of x_t = alpha x_0 + sigma eps, each of the shape of t."""
 
     alpha: Tensor
     sigma: Tensor
 
 
 def as_time(t: Tensor | float) -> Tensor:
-    """t as float64, on its own device where that has float64 and on the CPU where not (mps)."""
+    """Returns t in float64 on its own device, or on the CPU where that has no float64 (mps)."""
     if isinstance(t, Tensor) and t.device.type == "mps":
         t = t.cpu()
     return torch.as_tensor(t, dtype=torch.float64)
 
 
 def like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient (B,) as (B, 1, ..., 1), in the dtype and on the device of x: (B, ...). A scalar stays a scalar."""
+    """Reshapes a coefficient (B,) to (B, 1, ..., 1), with dtype and device of x: (B, ...). A scalar stays a scalar."""
     shape = (*coefficient.shape, *[1] * (x.ndim - coefficient.ndim)) if coefficient.ndim else ()
     return coefficient.to(x.device, x.dtype).reshape(shape)
 
 
 class Ends(TypedDict, total=False):
-    """What every schedule can be told of its ends: see `Schedule`."""
+    """Options of every schedule: see `Schedule`."""
 
     log_snr_min: Finite | None
     shift: Positive
 
 
 def noise_label(log_snr: Tensor) -> Tensor:
-    """log(sigma/alpha)/4, the network's time in EDM (table 1); bounded, for levels at which it would be infinite."""
+    r"""Returns $\log(\sigma/\alpha)/4$, the network's time in EDM (arXiv:2206.00364, table 1), clamped to be finite."""
     return (-log_snr / 8).clamp(-8, 8)
 
 
 class Schedule(ABC):
-    """alpha(t) and sigma(t). Subclasses give the formula; the ends of the process are fixed here, once.
+    r"""A noise schedule: subclasses give the formula for alpha(t) and sigma(t), and this class sets the ends.
 
-    schedule(0) is (1, 0) for every schedule. `log_snr_min` ends the process early, at the t where log-SNR has fallen
-    to it (None: at t = 1): for formulas whose log-SNR runs to -infinity, where eps says nothing about x_0.
-    `shift` s moves the whole log-SNR by -2 log s, for images of d pixels a side s = d/64 (simple diffusion, Hoogeboom
-    2023, §2.3); on the flow schedule it is t -> s t/(1 + (s - 1) t) (Stable Diffusion 3, Esser 2024, eq. 23).
-    `prior_std` is the standard deviation of x at t = 1, from which sampling starts (None: sigma(1)); `t_end` where the
-    process ends.
+    schedule(0) is (1, 0) for every schedule. `log_snr_min` ends the process early, where log-SNR has fallen to it
+    (None: at t = 1), for formulas whose log-SNR runs to $-\infty$, where eps does not determine x_0. `shift` $s$ lowers
+    log-SNR by $2\log s$ everywhere, $s = d/64$ for images of side d (simple diffusion, Hoogeboom 2023,
+    arXiv:2301.11093, §2.3); on the flow schedule this is $t \to s t/(1 + (s - 1)\,t)$ (Stable Diffusion 3, Esser 2024,
+    arXiv:2403.03206, eq. 23). `prior_std` is the standard deviation of x at t = 1, where sampling starts (None:
+    sigma(1)), and `t_end` the time at which the process ends.
     """
 
     @checked
@@ -73,18 +73,18 @@ class Schedule(ABC):
 
     @abstractmethod
     def level(self, t: Tensor) -> Level:
-        """The formula, for float64 t in (0, 1]."""
+        """Returns the formula's level, for float64 t in (0, 1]."""
 
     @abstractmethod
     def log_snr_of(self, t: Tensor) -> Tensor:
-        """lambda(t), written so that nothing cancels, for float64 t in (0, 1]."""
+        """Returns lambda(t) without cancellation, for float64 t in (0, 1]."""
 
     @abstractmethod
     def time_of(self, log_snr: Tensor) -> Tensor:
-        """The inverse of `log_snr_of`, in float64."""
+        """Inverts `log_snr_of`, in float64."""
 
     def level_of(self, log_snr: Tensor) -> Level:
-        """The level at which log-SNR is `log_snr`; a shift goes beyond the formula's own range."""
+        """Returns the level at a log-SNR; with a shift, that may lie outside the formula's own range."""
         return self.level(self.time_of(log_snr))
 
     def __call__(self, t: Tensor | float) -> Level:
@@ -95,24 +95,24 @@ class Schedule(ABC):
         return Level(torch.where(data, 1.0, alpha), torch.where(data, 0.0, sigma))
 
     def log_snr(self, t: Tensor | float) -> Tensor:
-        """lambda(t) of the shape of t; +infinity at t = 0."""
+        """Returns lambda(t) of the shape of t; +infinity at t = 0."""
         t = as_time(t)
         return torch.where(t == 0, math.inf, self.log_snr_of(t.clamp(max=self.t_end)) - self._fall)
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        """The t at which log-SNR has fallen to `log_snr`; 1 where it never falls so far."""
+        """Returns the t at which log-SNR has fallen to `log_snr`, or 1 where it never does."""
         log_snr = as_time(log_snr)
         t = self.time_of(log_snr + self._fall)
         return torch.where((log_snr <= self.log_snr(1.0)) | (t >= self.t_end), 1.0, t.clamp(min=0.0))
 
     def log_snr_slope(self, t: Tensor | float) -> Tensor:
-        """d lambda/dt of the shape of t, by automatic differentiation of `log_snr_of`."""
+        """Returns d lambda/dt of the shape of t, by automatic differentiation of `log_snr_of`."""
         with torch.inference_mode(False), torch.enable_grad():
             t = as_time(t).clone().requires_grad_()
             (slope,) = torch.autograd.grad(self.log_snr_of(t.clamp(max=self.t_end)).sum(), t)
         return slope
 
     def network_input(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """(c_in, label) of the shape of t: a network is given c_in x_t, and label as its time."""
+        """Returns (c_in, label) of the shape of t: the network takes c_in x_t, with label as its time."""
         t = as_time(t)
         return torch.ones_like(t), t

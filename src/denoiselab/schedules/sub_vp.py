@@ -1,4 +1,4 @@
-"""Score-SDE's sub-VP process, whose variance is below that of VP."""
+"""Score-SDE's sub-VP process, with less variance than VP."""
 
 from typing import Unpack
 
@@ -11,7 +11,7 @@ from denoiselab.schedules.variance_preserving import Linear
 
 
 class SubVP(Schedule):
-    """alpha = e^B, sigma = 1 - e^{2B}, B = -((beta_max - beta_min) t^2/4 + beta_min t/2) (Score-SDE, eq. 29)."""
+    r"""$\alpha = e^B$, the $\alpha$ of `Linear`, and $\sigma = 1 - e^{2B}$ (Score-SDE, arXiv:2011.13456, eq. 29)."""
 
     @checked
     def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **ends: Unpack[Ends]) -> None:

@@ -1,4 +1,4 @@
-"""Tables of betas, and the functions that the command line names."""
+"""Schedules given by a table of betas, and the factories that the configuration names."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from denoiselab.schedules.variance_preserving import Cosine, Linear, Modifiers, 
 
 
 class Table(VariancePreserving):
-    """A table of betas, beta_1 ... beta_T: log abar at t = i/T is sum log(1 - beta_j), and linear in t between.
+    r"""A VP schedule from a table $\beta_1 \dots \beta_T$, with piecewise-constant beta.
 
-    This is the VP process with piecewise-constant beta: exact at the nodes, and defined down to t = 0. Where beta_T = 1
-    the last step goes to alpha = 0, linearly in alpha.
+    $\log\bar\alpha = \sum_{j \le i} \log(1 - \beta_j)$ at $t = i/T$, and linear between: exact at the nodes, and
+    defined down to t = 0. Where $\beta_T = 1$, the last step goes to $\alpha = 0$, linearly in $\alpha$.
     """
 
     @checked
     def __init__(
         self, betas: Tensor | Sequence[PositiveShare], zero_terminal_snr: bool = False, **ends: Unpack[Ends]
     ) -> None:
-        """betas: (T,), each in (0, 1), the last in (0, 1]; ConfigError otherwise."""
+        """betas: (T,), each in (0, 1), the last in (0, 1]. Raises ConfigError otherwise."""
         betas = torch.as_tensor(list(betas) if not isinstance(betas, Tensor) else betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) < 2:
             raise InvalidValue(
@@ -56,7 +56,7 @@ class Table(VariancePreserving):
 
 
 def _to_zero(log_alpha_bar: Tensor) -> Tensor:
-    """log abar_1 ... log abar_T with alpha_T brought to 0 and alpha_1 kept (Lin 2023, algorithm 1)."""
+    """Rescales log abar_1 ... log abar_T to alpha_T = 0, keeping alpha_1 (Lin 2023, arXiv:2305.08891, algorithm 1)."""
     first = log_alpha_bar[0]
     # (alpha_i - alpha_T)/(alpha_1 - alpha_T) = 1 + expm1(log alpha_i/alpha_1)/(1 - alpha_T/alpha_1)
     fall = torch.expm1((log_alpha_bar - first) / 2)
@@ -64,7 +64,7 @@ def _to_zero(log_alpha_bar: Tensor) -> Tensor:
 
 
 def _interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
-    """Linear interpolation through (nodes, values), nodes ascending; exact at the nodes, constant outside."""
+    """Interpolates linearly through (nodes, values), nodes ascending; exact at the nodes, constant outside."""
     nodes, values = nodes.to(x.device), values.to(x.device)
     right = torch.searchsorted(nodes, x.detach().contiguous()).clamp(1, len(nodes) - 1)
     left = right - 1
@@ -72,14 +72,14 @@ def _interpolate(x: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
     return values[left] * (1 - part) + values[right] * part
 
 
-# What the command line names. A table's betas are given for T = 1000 and scaled by 1000/T, which keeps abar(t).
+# Factories for conf/schedule. A table's betas are given for T = 1000 and scaled by 1000/T, which keeps abar(t).
 
 
 @checked
 def linear(
     T: AtLeastTwo | None = 1000, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **modifiers: Unpack[Modifiers]
 ) -> Schedule:
-    """DDPM's linear schedule (§4): beta from beta_min/T to beta_max/T in T steps; T None is its continuous form."""
+    """DDPM's linear beta, beta_min/T to beta_max/T in T steps (arXiv:2006.11239, §4); T None: in continuous time."""
     if T is None:
         return Linear(beta_min, beta_max, **modifiers)
     return Table(_even(beta_min, beta_max, T) / T, **modifiers)
@@ -87,9 +87,9 @@ def linear(
 
 @checked
 def cosine(T: AtLeastTwo | None = None, s: Positive = 0.008, **modifiers: Unpack[Modifiers]) -> Schedule:
-    """iDDPM's cosine schedule, in continuous time or as its table of T betas clipped at 0.999.
+    """iDDPM's cosine schedule, in continuous time or as a table of T betas clipped at 0.999.
 
-    The clip is what keeps the table's end finite; in continuous time `log_snr_min` does, by default at -15.
+    The clip keeps the table's end finite; in continuous time `log_snr_min` does, by default -15.
     """
     if T is None:
         return Cosine(s, **modifiers)
@@ -101,7 +101,7 @@ def cosine(T: AtLeastTwo | None = None, s: Positive = 0.008, **modifiers: Unpack
 def scaled_linear(
     T: AtLeastTwo = 1000, beta_min: Positive = 0.85, beta_max: Positive = 12.0, **modifiers: Unpack[Modifiers]
 ) -> Schedule:
-    """sqrt(beta) linear, from sqrt(beta_min/T) to sqrt(beta_max/T): latent diffusion's (its code calls it "linear")."""
+    """Latent diffusion's schedule, its code's "linear": sqrt(beta) linear, sqrt(beta_min/T) to sqrt(beta_max/T)."""
     return Table(_even(math.sqrt(beta_min), math.sqrt(beta_max), T) ** 2 / T, **modifiers)
 
 
@@ -111,20 +111,20 @@ def sqrt_linear(
 ) -> Schedule:
     """beta^2 linear: beta from sqrt(beta_min/1000) to sqrt(beta_max/1000) at T = 1000 (latent diffusion's code).
 
-    It ends at abar = 3e-44 in its own 1000 steps, so `log_snr_min` is wanted for eps-prediction.
+    It ends at abar = 3e-44 after its own 1000 steps, so eps-prediction needs `log_snr_min`.
     """
     return Table(torch.sqrt(_even(beta_min, beta_max, T) / 1000) * (1000 / T), **modifiers)
 
 
 @checked
 def constant(T: AtLeastTwo = 1000, beta: Positive = 20.0, **modifiers: Unpack[Modifiers]) -> Schedule:
-    """beta/T at each of T steps (DDPM's code, "const")."""
+    """DDPM's "const": beta/T at each of T steps."""
     return Table(torch.full((T,), beta / T, dtype=torch.float64), **modifiers)
 
 
 @checked
 def jsd(T: AtLeastTwo = 1000, **modifiers: Unpack[Modifiers]) -> Schedule:
-    """beta_i = 1/(T - i + 1): 1/T, 1/(T-1), ... 1 (Sohl-Dickstein 2015, §2.4.1), so that abar falls linearly, to 0."""
+    """beta_i = 1/(T - i + 1), so that abar falls linearly to 0 (Sohl-Dickstein 2015, arXiv:1503.03585, §2.4.1)."""
     return Table(1 / torch.arange(T, 0, -1, dtype=torch.float64), **modifiers)
 
 

@@ -1,4 +1,4 @@
-"""Schedules with alpha = 1, each a formula for log sigma(t)."""
+"""Schedules with alpha = 1, each given by log sigma(t)."""
 
 import math
 from abc import abstractmethod
@@ -14,10 +14,10 @@ from denoiselab.schedules.schedule import Ends, Level, Schedule, noise_label
 
 
 class VarianceExploding(Schedule):
-    """alpha = 1, and sigma(t) grows: x_t = x_0 + sigma eps. `sigma_max` is sigma(1).
+    r"""$\alpha = 1$ and growing $\sigma(t)$: $x_t = x_0 + \sigma\epsilon$; `sigma_max` is $\sigma(1)$.
 
-    x_t is far from unit variance, so a network is given x_t/sqrt(1 + sigma^2), and log(sigma)/4 as its time (EDM,
-    table 1, with data of unit variance).
+    Since x_t is far from unit variance, the network takes $x_t/\sqrt{1 + \sigma^2}$, with $\log(\sigma)/4$ as its time
+    (EDM, arXiv:2206.00364, table 1, with data of unit variance).
     """
 
     @checked
@@ -28,11 +28,11 @@ class VarianceExploding(Schedule):
 
     @abstractmethod
     def log_sigma(self, t: Tensor) -> Tensor:
-        """log sigma(t), strictly increasing."""
+        """Returns log sigma(t), strictly increasing."""
 
     @abstractmethod
     def time_of_log_sigma(self, log_sigma: Tensor) -> Tensor:
-        """The inverse of `log_sigma`."""
+        """Inverts `log_sigma`."""
 
     def level(self, t: Tensor) -> Level:
         return self.level_of(self.log_snr_of(t))
@@ -52,7 +52,10 @@ class VarianceExploding(Schedule):
 
 
 class VE(VarianceExploding):
-    """sigma = sigma_min (sigma_max/sigma_min)^t (Score-SDE, eq. 31; NCSN has 10 such levels from 0.01 to 1)."""
+    r"""$\sigma = \sigma_\mathrm{min}^{1-t} \sigma_\mathrm{max}^t$ (Score-SDE, arXiv:2011.13456, eq. 31).
+
+    NCSN has 10 such levels from 0.01 to 1.
+    """
 
     @checked
     def __init__(self, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0, **ends: Unpack[Ends]) -> None:
@@ -71,7 +74,7 @@ class VE(VarianceExploding):
 
 
 class VESqrt(VarianceExploding):
-    """The unit random walk x_i = x_{i-1} + eps in T steps: sigma^2 = T t, i at t = i/T."""
+    r"""The unit random walk $x_i = x_{i-1} + \epsilon$ in T steps: $\sigma^2 = T t$, which is $i$ at $t = i/T$."""
 
     @checked
     def __init__(self, T: AtLeastTwo = 1000, **ends: Unpack[Ends]) -> None:
@@ -86,7 +89,7 @@ class VESqrt(VarianceExploding):
 
 
 class EDM(VarianceExploding):
-    """sigma = sigma_max t (EDM, Karras 2022, table 1: its time is sigma; a Karras grid is exact in it)."""
+    r"""$\sigma = \sigma_\mathrm{max} t$ (EDM, arXiv:2206.00364, table 1: its time is sigma). Karras grids are exact."""
 
     @checked
     def __init__(self, sigma_max: Positive = 80.0, **ends: Unpack[Ends]) -> None:

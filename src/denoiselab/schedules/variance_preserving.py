@@ -1,4 +1,4 @@
-"""Schedules with alpha^2 + sigma^2 = 1, each a formula for log abar(t)."""
+"""Schedules with alpha^2 + sigma^2 = 1, each given by log abar(t)."""
 
 import math
 from abc import abstractmethod
@@ -14,15 +14,15 @@ from denoiselab.schedules.schedule import Ends, Level, Schedule, as_time
 
 
 class Modifiers(Ends, total=False):
-    """What a variance-preserving schedule can be told besides: see `VariancePreserving`."""
+    """Options of every variance-preserving schedule: see `VariancePreserving`."""
 
     zero_terminal_snr: bool
 
 
 class VariancePreserving(Schedule):
-    """alpha^2 = abar and sigma^2 = 1 - abar, from log abar(t).
+    r"""$\alpha^2 = \bar\alpha$ and $\sigma^2 = 1 - \bar\alpha$, from $\log\bar\alpha(t)$.
 
-    `zero_terminal_snr` moves and stretches alpha so that it is 0 at t = 1 (Lin 2023, algorithm 1, in continuous time).
+    `zero_terminal_snr` shifts and scales alpha to 0 at t = 1 (Lin 2023, arXiv:2305.08891, alg. 1, in continuous time).
     """
 
     def __init__(self, zero_terminal_snr: bool = False, **ends: Unpack[Ends]) -> None:
@@ -34,11 +34,11 @@ class VariancePreserving(Schedule):
 
     @abstractmethod
     def log_alpha_bar(self, t: Tensor) -> Tensor:
-        """log abar(t), 0 at t = 0 and strictly decreasing."""
+        """Returns log abar(t), 0 at t = 0 and strictly decreasing."""
 
     @abstractmethod
     def time_of_log_alpha_bar(self, log_alpha_bar: Tensor) -> Tensor:
-        """The inverse of `log_alpha_bar`."""
+        """Inverts `log_alpha_bar`."""
 
     def _log_alpha_bar(self, t: Tensor) -> Tensor:
         log_alpha_bar = self.log_alpha_bar(t)
@@ -55,7 +55,7 @@ class VariancePreserving(Schedule):
         return log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
 
     def time_of(self, log_snr: Tensor) -> Tensor:
-        log_alpha_bar = logsigmoid(log_snr)  # not softplus, which torch rounds beyond 20
+        log_alpha_bar = logsigmoid(log_snr)  # not softplus, which torch approximates beyond 20
         if self.zero_terminal_snr:
             log_alpha_bar = 2 * torch.log1p(torch.expm1(log_alpha_bar / 2) * self._drop)
         return self.time_of_log_alpha_bar(log_alpha_bar)
@@ -65,7 +65,7 @@ class VariancePreserving(Schedule):
 
 
 class Linear(VariancePreserving):
-    """beta(t) linear from 0.1 to 20, in continuous time (Score-SDE, eq. 33): log abar = -(19.9 t^2/2 + 0.1 t)."""
+    r"""$\log\bar\alpha = -(b - a)\,t^2/2 - a t$, $a, b$ = beta_min, beta_max (Score-SDE, arXiv:2011.13456, eq. 33)."""
 
     @checked
     def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0, **modifiers: Unpack[Modifiers]) -> None:
@@ -82,9 +82,9 @@ class Linear(VariancePreserving):
 
 
 class Cosine(VariancePreserving):
-    """abar = f(t)/f(0), f(t) = cos^2((t + s)/(1 + s) pi/2), s = 0.008 (iDDPM, eq. 17).
+    r"""$\bar\alpha = f(t)/f(0)$, $f(t) = \cos^2\frac{\pi (t + s)}{2 (1 + s)}$ (iDDPM, arXiv:2102.09672, eq. 17).
 
-    Its log-SNR runs to -infinity; it is used down to `log_snr_min` (-15: simple diffusion, Hoogeboom 2023, §2.2).
+    Log-SNR runs to $-\infty$; it ends at `log_snr_min`, by default -15 (simple diffusion, arXiv:2301.11093, §2.2).
     """
 
     @checked
@@ -115,9 +115,11 @@ class Cosine(VariancePreserving):
 
 
 class Sigmoid(VariancePreserving):
-    """abar = (S(e/tau) - S(u/tau))/(S(e/tau) - S(s/tau)), u = s + t (e - s), S the logistic function (Chen 2023, §2.1).
+    r"""The sigmoid schedule (Chen 2023, arXiv:2301.10972, §2.1).
 
-    Its log-SNR runs to -infinity; it is used down to `log_snr_min`, as cosine is.
+    $$\bar\alpha = \frac{S(e/\tau) - S(u/\tau)}{S(e/\tau) - S(s/\tau)}, \qquad u = s + t\,(e - s)$$
+
+    S is the logistic function, $s$ = `start`, $e$ = `end`. Log-SNR runs to $-\infty$; it ends as that of `Cosine` does.
     """
 
     @checked
@@ -128,7 +130,7 @@ class Sigmoid(VariancePreserving):
         if start >= end:
             raise InvalidValue("start", start, f"below end={end}")
         self.start, self.end, self.tau = start, end, tau
-        # In halves of the argument: S(a) - S(b) = sinh((a - b)/2)/(2 cosh(a/2) cosh(b/2)) cancels nowhere.
+        # In half arguments: S(a) - S(b) = sinh((a - b)/2)/(2 cosh(a/2) cosh(b/2)) cancels nowhere.
         self._s, self._e = start / (2 * tau), end / (2 * tau)
         super().__init__(**_ended(modifiers))
 
@@ -148,7 +150,7 @@ class Sigmoid(VariancePreserving):
 
 
 def _ended(modifiers: Modifiers) -> Modifiers:
-    """`log_snr_min` -15 where none is given, for schedules that would end at alpha = 0, unless that is asked for."""
+    """Sets `log_snr_min` to -15 for schedules that end at alpha = 0, unless it or `zero_terminal_snr` is set."""
     if modifiers.get("log_snr_min") is None and not modifiers.get("zero_terminal_snr"):
         modifiers["log_snr_min"] = -15.0
     return modifiers
