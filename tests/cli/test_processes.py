@@ -115,7 +115,7 @@ def test_when_a_process_is_killed_the_other_stops_within_a_minute_and_the_run_go
     stopped, before = life[f"rank {rank}"], life["ctrl-c" if rank == 1 else "rank 1"]
     assert stopped.seconds < 60
     assert stopped.status == 1
-    assert stopped.told[0].startswith(f"going on at step {before.step} of ")
+    assert stopped.told[0].startswith(f"resuming at step {before.step} of ")
     line = f"process {rank} was killed by SIGKILL (as by a system without memory left); the others were stopped"
     assert stopped.told[1:] == [f"train.py: {line}"]
     assert stopped.state == ("failed", f"BrokenRunError: {line}")

@@ -214,7 +214,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_a_run_of_n_steps_that_is_asked_for_n_more_is_one_of_2n(whole, run):
     said = gone_on(run, "trainer.max_steps=12")
-    assert "going on at step 6 of 12\n  trainer.max_steps: 6 -> 12\n" in said.err
+    assert "resuming at step 6 of 12\n  trainer.max_steps: 6 -> 12\n" in said.err
     assert_same(whole("nothing else"), run)
 
 
@@ -372,7 +372,7 @@ def test_what_would_be_another_experiment_is_refused_and_the_folder_stays_as_it_
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["schedule=linear"], "has a run in it already; add resume=true"),
+        (["schedule=linear"], "already holds a run; add resume=true"),
         (["schedule=linear", "resume=true"], "this would be another one"),
     ],
 )
@@ -433,7 +433,7 @@ def test_what_only_changes_how_a_run_is_looked_at_is_listed(run):
         run, "trainer.max_steps=8", "sampler.steps=1", "callbacks.samples.n=2", "trainer.val_check_interval=4"
     )
     for line in (
-        "going on at step 6 of 8",
+        "resuming at step 6 of 8",
         "  trainer.max_steps: 6 -> 8",
         "  sampler.steps: 2 -> 1",
         "  callbacks.samples.n: 4 -> 2",
@@ -500,8 +500,8 @@ def test_a_run_goes_on_from_its_best_checkpoint_once_and_then_from_its_last(whol
     """The best one here is a copy: what is tested is which file is read."""
     checkpoints = run / "checkpoints"
     shutil.copy(checkpoints / "previous.ckpt", checkpoints / "best.ckpt")
-    assert "going on at step 4 of 8" in gone_on(run, "trainer.max_steps=8", "checkpoint=best").err
-    assert "going on at step 8 of 12" in gone_on(run, "trainer.max_steps=12").err
+    assert "resuming at step 4 of 8" in gone_on(run, "trainer.max_steps=8", "checkpoint=best").err
+    assert "resuming at step 8 of 12" in gone_on(run, "trainer.max_steps=12").err
     assert_same(whole("nothing else"), run)
 
 

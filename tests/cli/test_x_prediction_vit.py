@@ -12,7 +12,7 @@ from test_main import say
 from conftest import planned
 from denoiselab.assembly.configuration import composed
 from denoiselab.data.source import to_float
-from denoiselab.errors import IncompatibleError
+from denoiselab.errors import ConfigError, IncompatibleError
 from denoiselab.pictures import side_by_side
 from denoiselab.report.grid import ImageTable
 from denoiselab.training.parts import Parts
@@ -59,7 +59,7 @@ def test_the_nine_jobs_are_checked_before_the_first_and_a_bad_one_is_told():
     planned([EXPERIMENT])
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
         planned([EXPERIMENT, "schedule.log_snr_min=null"])
-    with pytest.raises(IncompatibleError, match="no multiple of 8"):
+    with pytest.raises(ConfigError, match="must be a multiple of 8"):
         planned([EXPERIMENT, "data.size=16,20"])
 
 
