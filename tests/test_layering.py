@@ -1,8 +1,10 @@
-"""The mathematics is a plain PyTorch library: a notebook that uses it loads neither Lightning nor Hydra."""
+"""The house: imports point down, and the mathematics is a plain PyTorch library without Lightning and Hydra."""
 
+import ast
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import pytest
 import denoiselab
 
 PACKAGE = Path(denoiselab.__file__).parent
+# From the ground up: a room imports from its own floor and from those below. What is not listed is the ground floor.
+FLOORS = ("", "metrics", "report", "assembly", "runs", "training", "tools", "cli")
 # The rooms in which Lightning, Hydra or W&B may be imported, and what is built from these.
-FRAME = {"system", "data", "callbacks", "cli", "pipeline", "metrics", "checkpoint_io", "trainer", "selftest", "tools"}
+FRAME = {*FLOORS, "data", "pipeline"}
 
 PROGRAM = """
 import importlib, json, sys
@@ -73,3 +77,48 @@ def test_what_code_outside_this_repository_imports_is_there():
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Sampla'"):
         _ = denoiselab.Sampla
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of the package that a file imports, in its functions too, but not for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return found & set(MODULES)
+
+
+def floor(module: str) -> int:
+    room = module.split(".")[1] if "." in module else ""
+    return FLOORS.index(room) if room in FLOORS else 0
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "denoiselab"])
+def test_a_module_imports_from_its_own_floor_and_those_below(module):
+    above = {name for name in imports(MODULES[module]) if floor(name) > floor(module)}
+    assert not above
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    graph = {name: imports(path) - {name} for name, path in MODULES.items() if path.name != "__init__.py"}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
+
+
+def test_the_library_works_without_the_command_line():
+    assert all(not name.startswith("denoiselab.cli") for m, p in MODULES.items() if floor(m) < 7 for name in imports(p))
+    assert max(map(floor, MODULES)) == FLOORS.index("cli")

@@ -79,7 +79,7 @@ def test_a_run_has_its_bits_and_evaluate_finds_them_again(monkeypatch, tmp_path,
     assert say(monkeypatch, "train", *TRAIN, "likelihood.n=4", *where) == 0
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (tmp_path / "run" / "likelihood.png").exists()
-    assert "bits a dimension (VariationalBound, n 4)" in capsys.readouterr().err
+    assert "bits/dim (VariationalBound, n 4)" in capsys.readouterr().err
     words = [f"run={tmp_path / 'run'}", "device=cpu", "metrics=none", "likelihood=bound"]
     assert say(monkeypatch, "evaluate", *words, "likelihood.n=4", f"hydra.run.dir={tmp_path / 'same'}") == 0
     same = json.loads((tmp_path / "same" / "metrics.json").read_text())

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from denoiselab.axes import within
 from denoiselab.errors import ConfigError, IncompatibleError, RunError
 from denoiselab.report.reading import Left, Row, near
-from denoiselab.report.words import shown, within
+from denoiselab.report.words import shown
 
 # What must be equal, what says most first. A figure that does not say one of them (an older one) is not refused for it.
 KEYS = (

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from denoiselab.axes import Role, role
 from denoiselab.errors import RunError
-from denoiselab.report.words import ANALYTIC, EVALUATED, SAMPLING, Command, Words, command, key_of, told, within
+from denoiselab.overrides import key_of
+from denoiselab.report.words import EVALUATED, Command, Words, command, told
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PASSED = ("wandb", "checkpoints")  # folders in which no run lies
@@ -170,10 +172,10 @@ def _row(job: Job) -> Row:
     training = job if job.command == "train" else _training(job.folder, figures)
     trained = {} if training is None else told(training.config, training.choices)
     if training is None:
-        trained = {key: word for key, word in told(job.config, job.choices).items() if within(key, ANALYTIC)}
+        trained = {key: word for key, word in told(job.config, job.choices).items() if role(key) is Role.MODEL}
         trained |= {"run": str(figures["run"])} if "run" in figures else {}
-    words = {key: word for key, word in trained.items() if not within(key, SAMPLING)}
-    words |= {key: word for key, word in told(job.config, job.choices).items() if within(key, SAMPLING)}
+    words = {key: word for key, word in trained.items() if role(key) is not Role.SAMPLING}
+    words |= {key: word for key, word in told(job.config, job.choices).items() if role(key) is Role.SAMPLING}
     for key in [key for key, word in words.items() if word == "from_run"]:
         words[key] = trained[key] if training else str(figures.get(key, "from_run")).lower()
     checkpoint, average, step = (figures.get(key) for key in ("checkpoint", "ema", "step"))

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from denoiselab.files import replacing
+from denoiselab.overrides import key_of
 from denoiselab.report import charts, comparing, tables
 from denoiselab.report.charts import Chart, Series, Style
 from denoiselab.report.curves import Styles, by_cost, by_log_snr, tradeoff
@@ -18,7 +19,7 @@ from denoiselab.report.effects import Effect, Interaction, effects, interactions
 from denoiselab.report.pictures import Picture, pictures
 from denoiselab.report.reading import Left, find, near
 from denoiselab.report.study import Placed, Setting, Study
-from denoiselab.report.words import Command, key_of, shown
+from denoiselab.report.words import Command, shown
 
 ROWS = 25  # of the picture of the ranking, and of a table of models by ways of sampling
 COLUMNS = 12  # of that table

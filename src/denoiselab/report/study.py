@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from denoiselab.axes import within
 from denoiselab.report.reading import Row
 from denoiselab.report.statistics import Estimate, student
-from denoiselab.report.words import EVALUATED, SAMPLING, Word, Words, short, shown, within
+from denoiselab.report.words import EVALUATED, SAMPLING, Word, Words, short, shown
 
 
 class Axis(NamedTuple):

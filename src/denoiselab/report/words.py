@@ -9,20 +9,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from denoiselab import axes
+from denoiselab.axes import Role, role, within
 from denoiselab.nested import leaves
+from denoiselab.overrides import key_of
 
 Word = str | int | float | bool | None
 Words = dict[str, Word]
 
-SAMPLING = ("sampler", "spacing", "threshold", "guidance", "float64")
-ANALYTIC = ("analytic", "schedule", "data")  # of an exact denoiser, which has no training
-EVALUATED = ("checkpoint", "average", "step")  # which weights of a run were judged
-_ASIDE = (
-    *("run", "resume", "checkpoint", "seed", "n", "device", "cache", "num_workers", "data.root", "hydra"),
-    *("logger", "callbacks", "metrics", "extractor", "likelihood", "experiment", "hparams_search"),
-    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.deterministic"),
-    *("trainer.val_check_interval", "trainer.log_every_n_steps", "trainer.gradient_checkpointing"),
-)
+SAMPLING = (*axes.of(Role.SAMPLING), *(key for key, its in axes.VALUES.items() if its is Role.SAMPLING))
+EVALUATED = ("checkpoint", "average", "step")  # which weights of a run were evaluated
+_ASIDE = (Role.JUDGING, Role.RUNNING, Role.NAMING, Role.PRESET)
 # The words of a command line that say where it works and not what it does.
 _PLACES = ("run", "resume", "hparams_search", "cache", "hydra")
 _QUOTED = re.compile(r"^([^=]*)='([\w./:-]*)'$")  # a value that needs no quotes
@@ -38,24 +35,14 @@ class Command(NamedTuple):
         return shlex.join(["python", self.program, *self.words])
 
 
-def within(key: str, parts: Sequence[str]) -> bool:
-    return any(key == part or key.startswith((f"{part}.", f"{part}/")) for part in parts)
-
-
-def key_of(word: str) -> str:
-    """An override's key."""
-    return word.partition("=")[0].lstrip("+~")
-
-
 def told(config: Mapping[str, Any], choices: Mapping[str, Any]) -> Words:
     """All words of a configuration, as Hydra has saved it: unresolved, with the option chosen of each part.
 
     What only refers to another word is told by that one.
     """
-    options = {key: option for key, option in choices.items() if key != "trainer"}
-    whole = {**dict(leaves(config)), **options}
+    whole = {"inpainting": "none", **dict(leaves(config)), **choices}  # which a training does not have
     own = {key: value for key, value in whole.items() if not str(value).startswith("${")}
-    return {key: _plain(value) for key, value in own.items() if not within(key, _ASIDE)}
+    return {key: _plain(value) for key, value in own.items() if role(key) not in _ASIDE and key != "seed"}
 
 
 def _plain(value: Any) -> Word:
