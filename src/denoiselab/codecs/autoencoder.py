@@ -1,16 +1,13 @@
-r"""Trainable autoencoders: x -> encoder -> z -> decoder -> x, with a regulariser on z.
+"""Trainable autoencoders: x -> encoder -> z -> decoder -> x, with a regulariser on z.
 
-KL (Kingma & Welling 2014): $q(z|x) = N(\mu, \mathrm{diag}(s^2))$, $z = \mu + s \epsilon$, with the regulariser
-
-$$\mathrm{KL}(q(z|x) \| N(0, I)) = \tfrac12 \sum (\mu^2 + s^2 - 1 - \log s^2)$$
-
-in nats. Both terms of the loss are divided by the number D of values in an image: $|x - \hat x|^2/D + \beta\,
-\mathrm{KL}/D$ is, up to a constant, $2 \sigma^2/D$ times the negative ELBO of a decoder $N(\hat x, \sigma^2 I)$ with
-$2 \sigma^2 = \beta$ (beta-VAE, Higgins 2017).
+KL (Kingma & Welling 2014): q(z|x) = N(mu, diag(s^2)), z = mu + s eps, with the regulariser
+KL(q(z|x) || N(0, I)) = 1/2 sum(mu^2 + s^2 - 1 - log s^2), in nats. Both it and the squared error are divided by the
+number D of values in an image: |x - x_hat|^2/D + beta KL/D is, up to a constant, 2 sigma^2/D times the negative ELBO of
+a decoder N(x_hat, sigma^2 I) with 2 sigma^2 = beta (beta-VAE, Higgins 2017).
 
 VQ (van den Oord 2017, eq. 3): z is the nearest of K codes e at each position, with a straight-through gradient to the
-encoder; $|\mathrm{sg}(z_e) - e|^2$ trains the codes and $|z_e - \mathrm{sg}(e)|^2$ the encoder. The codes are ordinary
-parameters, without running means, so that they agree between data-parallel processes.
+encoder; |sg(z_e) - e|^2 trains the codes and |z_e - sg(e)|^2 the encoder. The codes are ordinary parameters, without
+running means, so that they agree between data-parallel processes.
 """
 
 import math
