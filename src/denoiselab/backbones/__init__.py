@@ -1,4 +1,4 @@
-"""Networks: backbone(x_t, t, cond) -> F of the shape of x_t."""
+"""Networks: backbone(x_t, t, cond) -> F, of the shape of x_t."""
 
 from denoiselab.backbones.dit import DiT
 from denoiselab.backbones.encoder import Encoder

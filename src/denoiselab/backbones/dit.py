@@ -1,4 +1,4 @@
-"""The diffusion transformer (DiT, Peebles & Xie 2022): patches as tokens, modulated by the embedding (adaLN-zero)."""
+"""Diffusion transformer (DiT, Peebles & Xie 2022): patches as tokens, modulated by the embedding (adaLN-zero)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ from denoiselab.limits import Count, Natural, checked
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its own scale, shift and gate from the embedding; the gates start at 0.
+    """Self-attention and MLP, each with scale, shift and gate from the embedding; the gates start at 0.
 
-    Of token_dim, attention to tokens between the two (PixArt-alpha, Chen 2023, §2.3), whose output starts at 0 too.
+    With token_dim, cross-attention between the two (PixArt-alpha, Chen 2023, §2.3), whose output also starts at 0.
     """
 
     def __init__(self, width: int, heads: int, embedding: int, mlp_ratio: int, token_dim: int = 0) -> None:
@@ -37,11 +37,11 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t in the channels; patch x patch pixels are a token.
+    """Diffusion transformer with tokens of patch x patch pixels: x_t (B, C, H, W), t (B,) -> (B, outputs C, H, W).
 
-    concat_dim: the channels of Cond.concat: (B, concat_dim, H, W), in the patches after those of x_t.
-    token_dim: the width of Cond.tokens: (B, L, token_dim), which each block attends to.
-    Raises ConfigError where the patch does not divide the image's sides, or the heads the width.
+    concat_dim: channels of Cond.concat: (B, concat_dim, H, W), appended to those of x_t. token_dim: width of
+    Cond.tokens: (B, L, token_dim), which each block attends to.
+    Raises ConfigError if patch does not divide the image's sides, or heads the width.
     """
 
     @checked

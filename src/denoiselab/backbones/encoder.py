@@ -1,4 +1,4 @@
-"""The downward half of a U-Net, with class scores at its end: the noisy classifier of classifier guidance."""
+"""Classifier of noisy images for classifier guidance: the encoder half of a U-Net, with class logits as output."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from denoiselab.limits import Count, ShareBelowOne, checked
 
 
 class Encoder(nn.Module):
-    """x_t: (B, C, H, W), t: (B,) -> class scores (B, num_classes) (Dhariwal & Nichol 2021, §4).
+    """Noisy classifier: x_t (B, C, H, W), t (B,) -> logits (B, num_classes) (Dhariwal & Nichol 2021, §4).
 
-    channels, multipliers, blocks, attention, heads, dropout: as in UNet. Raises ConfigError for fewer than two classes,
-    and for sides that cannot be halved so often.
+    channels, multipliers, blocks, attention, heads, dropout: as in UNet. Raises ConfigError for fewer than two classes
+    and for sides that cannot be halved that often.
     """
 
     @checked

@@ -1,12 +1,12 @@
-"""Just image transformers (JiT, Li & He 2025, "Back to Basics"): a plain ViT of large patches, made to predict x0.
+"""Just image transformers (JiT, Li & He 2025, "Back to Basics"): a plain ViT with large patches that predicts x0.
 
-A patch of p x p pixels is a token, seen through a linear bottleneck: p^2 C -> bottleneck -> width. Noise fills all
-p^2 C dimensions, images far fewer, so that a network narrower than its patches can predict x0 where it cannot predict
-eps or v. Inside, as in the paper: adaLN-zero, RMSNorm, SwiGLU, queries and keys normalised, and turned by their place.
+A token is a patch of p x p pixels, embedded through a linear bottleneck: p^2 C -> bottleneck -> width. Noise fills all
+p^2 C dimensions, images far fewer, so a network narrower than its patches can predict x0 but not eps or v. As in the
+paper, it uses adaLN-zero, RMSNorm, SwiGLU, and normalised queries and keys with rotary positions.
 
-2-D rotary positions (Su 2021, §3.4, axis by axis): of the d/2 pairs of a head's numbers the first half is turned by the
-angles row f_i, the second by column f_i, with f_i = 10,000^(-4i/d). So the product of a query and a key depends on how
-they stand to one another. Tokens that the network is told stand beside those of the patches and are not turned.
+2-D rotary positions (Su 2021, §3.4, per axis): of the d/2 pairs of values in a head, the first half is rotated by the
+angles row f_i, the second by column f_i, with f_i = 10,000^(-4i/d), so that the product of a query and a key depends on
+their relative position. Condition tokens are appended to the patch tokens and not rotated.
 """
 
 import torch
@@ -21,12 +21,12 @@ from denoiselab.limits import Count, Natural, checked
 
 
 def normalised(x: Tensor) -> Tensor:
-    """RMSNorm (Zhang & Sennrich 2019) over the last dimension, with no weights of its own."""
+    """RMSNorm (Zhang & Sennrich 2019) over the last dimension, without weights."""
     return nnf.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def turns(rows: int, columns: int, dim: int) -> Tensor:
-    """Cosines and sines of the angles at each place of a grid, row by row: float64 (2, rows columns, dim / 2)."""
+    """Cosines and sines of the rotary angles on a grid, row by row: float64 (2, rows columns, dim / 2)."""
     f = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) * 4 / dim)
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = torch.cat([row.reshape(-1, 1) * f, column.reshape(-1, 1) * f], dim=1)
@@ -34,7 +34,7 @@ def turns(rows: int, columns: int, dim: int) -> Tensor:
 
 
 def turned(x: Tensor, turns: Tensor) -> Tensor:
-    """(B, heads, M, dim) with its first L places turned by (2, L, dim / 2), the others as they are."""
+    """Rotate the first L positions of x: (B, heads, M, dim) by turns: (2, L, dim / 2)."""
     (cos, sin), length = turns, turns.shape[1]
     a, b = x[..., :length, :].chunk(2, dim=-1)
     patches = torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -42,7 +42,7 @@ def turned(x: Tensor, turns: Tensor) -> Tensor:
 
 
 class SwiGLU(nn.Module):
-    """SiLU(a) b -> width, of two linear maps a and b (Shazeer 2020); as many weights as an MLP of `ratio` has."""
+    """Gated MLP, SiLU(a) b with linear maps a and b (Shazeer 2020); as many weights as an MLP of `ratio`."""
 
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each with its own scale, shift and gate from the embedding; the gates start at 0."""
+    """Self-attention and SwiGLU, each with scale, shift and gate from the embedding; the gates start at 0."""
 
     def __init__(self, width: int, heads: int, embedding: int, mlp_ratio: int) -> None:
         super().__init__()
@@ -75,12 +75,11 @@ class Block(nn.Module):
 
 
 class JiT(nn.Module):
-    """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t in the channels; patch x patch pixels are a token.
+    """Image transformer with tokens of patch x patch pixels: x_t (B, C, H, W), t (B,) -> (B, outputs C, H, W).
 
-    concat_dim: the channels of Cond.concat: (B, concat_dim, H, W), in the patches after those of x_t.
-    token_dim: the width of Cond.tokens: (B, L, token_dim), which stand beside the patches in every block (the paper's
-    in-context tokens).
-    Raises ConfigError where the patch does not divide the image's sides, or four times the heads the width.
+    concat_dim: channels of Cond.concat: (B, concat_dim, H, W), appended to those of x_t. token_dim: width of
+    Cond.tokens: (B, L, token_dim), appended to the patches in every block (the paper's in-context tokens).
+    Raises ConfigError if patch does not divide the image's sides, or 4 heads the width.
     """
 
     @checked

@@ -1,7 +1,6 @@
-"""What the backbones share: time embedding, attention, and what they are told beside x_t and t.
+"""Layers shared by the backbones: time embedding, attention and conditioning inputs.
 
-Attention of queries to keys and values (Vaswani 2017, eq. 1): softmax(q k^T / sqrt(d)) v, in each head by itself. The
-keys that a mask leaves out have weight exactly 0.
+Attention (Vaswani 2017, eq. 1) is softmax(q k^T / sqrt(d)) v in each head. Masked keys have weight exactly 0.
 """
 
 import math
@@ -16,10 +15,10 @@ from denoiselab.conditioning.cond import Cond
 
 
 class TimeEmbedding(nn.Module):
-    """t: (B,) in [0, 1] and Cond.vector: (B, cond_dim) -> (B, dim), through an MLP.
+    """MLP embedding of t: (B,) in [0, 1] and Cond.vector: (B, cond_dim) -> (B, dim).
 
-    The sines see 1000 t: of t itself, with the usual periods up to 10,000, they cannot tell 0.25 from 0.75. Their
-    arguments are float32 whatever precision the weights have: in half precision they would be off by radians.
+    The sinusoids take 1000 t: with the usual periods up to 10,000, t itself would not separate 0.25 from 0.75. Their
+    arguments are always float32, as half precision would be off by radians.
     """
 
     def __init__(self, dim: int, cond_dim: int, frequencies: int = 64) -> None:
@@ -35,7 +34,7 @@ class TimeEmbedding(nn.Module):
         return torch.exp(-math.log(10_000) * places / self.frequencies)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "TimeEmbedding":
-        """Where a module is moved and cast: the periods come along, in float32."""
+        """Move the periods with the module, but keep them float32."""
         super()._apply(fn, recurse)
         self.periods = self._periods().to(self.periods.device)
         return self
@@ -50,23 +49,23 @@ class TimeEmbedding(nn.Module):
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor:
-    """Self-attention of (B, L, 3 D), the queries, keys and values side by side -> (B, L, D)."""
+    """Self-attention: concatenated queries, keys and values (B, L, 3 D) -> (B, L, D)."""
     return attended(*by_heads(qkv, 3, heads))
 
 
 def by_heads(x: Tensor, parts: int, heads: int) -> Tensor:
-    """(B, L, parts D), the parts side by side -> (parts, B, heads, L, D / heads)."""
+    """Split into parts and heads: (B, L, parts D) -> (parts, B, heads, L, D / heads)."""
     return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Queries (B, heads, L, d) to keys and values (B, heads, M, d), those that mask: bool (B, M) keeps -> (B, L, D)."""
+    """Attention of q (B, heads, L, d) to k, v (B, heads, M, d) where mask: bool (B, M) is True -> (B, L, D)."""
     kept = None if mask is None else mask[:, None, None]
     return nnf.scaled_dot_product_attention(q, k, v, kept).transpose(1, 2).flatten(2)
 
 
 class CrossAttention(nn.Module):
-    """From x: (B, L, width) to Cond.tokens: (B, M, token_dim) and Cond.mask -> (B, L, width), which is 0 at first."""
+    """Attention of x (B, L, width) to Cond.tokens (B, M, token_dim) -> (B, L, width); initially 0."""
 
     def __init__(self, width: int, token_dim: int, heads: int) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class CrossAttention(nn.Module):
 
 
 def with_concat(x: Tensor, cond: Cond, channels: int) -> Tensor:
-    """x_t: (B, C, H, W) with Cond.concat, of so many channels, after its own; zeros where nothing is told."""
+    """Append Cond.concat, of `channels` channels, to x_t: (B, C, H, W); zeros if it is None."""
     if not channels:
         return x
     told = x.new_zeros(len(x), channels, *x.shape[2:]) if cond.concat is None else cond.concat
@@ -88,12 +87,12 @@ def with_concat(x: Tensor, cond: Cond, channels: int) -> Tensor:
 
 
 def blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The members of the network's lists of layers."""
+    """All layers in the network's ModuleLists."""
     return [block for layers in backbone.children() if isinstance(layers, nn.ModuleList) for block in layers]
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer with zero weights, so that the block it ends starts as the identity."""
+    """Zero a layer's parameters, so that the residual block it ends starts as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -1,4 +1,4 @@
-"""A residual multilayer perceptron on flattened data of any shape: small, and right for points in the plane."""
+"""Multilayer perceptrons on flattened data of any shape, suited to points in the plane."""
 
 import math
 
@@ -22,7 +22,7 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """x_t: (B, ...), t: (B,) -> `outputs` tensors like x_t, one after the other along its first dimension."""
+    """Residual MLP: x_t (B, ...), t (B,) -> `outputs` tensors like x_t, concatenated along dimension 1."""
 
     @checked
     def __init__(
@@ -43,11 +43,11 @@ class MLP(nn.Module):
 
 
 class ReLUMLP(nn.Module):
-    """`depth` linear layers with ReLU between, and nothing else: no norms, no residuals (Li & He 2025, toy experiment).
+    """Plain ReLU network of `depth` linear layers, without norms or residuals (Li & He 2025, toy experiment).
 
-    The first layer sees x_t, 6 t - 3 (as large as x_t) and the condition; a hidden layer has `width` units, so data of
-    more dimensions than that pass a bottleneck. x_t: (B, ...), t: (B,) -> `outputs` tensors like x_t, one after the
-    other along its first dimension.
+    The first layer takes x_t, 6 t - 3 (scaled like x_t) and the condition. Hidden layers have `width` units, a
+    bottleneck for data of more dimensions. x_t (B, ...), t (B,) -> `outputs` tensors like x_t, concatenated along
+    dimension 1.
     """
 
     @checked

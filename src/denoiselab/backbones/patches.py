@@ -1,4 +1,4 @@
-"""Images as patches and back: what the transformers share."""
+"""Patch operations shared by the transformers."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from denoiselab.errors import InvalidValue
 
 
 def check_patches(shape: tuple[int, int, int], patch: int, width: int, heads: int) -> None:
-    """Raises InvalidValue where the patch does not divide the image's sides, or the heads the width."""
+    """Raise InvalidValue if patch does not divide the image's sides, or heads the width."""
     _, height, side = shape
     if height % patch or side % patch:
         raise InvalidValue("patch", patch, f"a divisor of the image's sides, {height} and {side}")
@@ -15,6 +15,6 @@ def check_patches(shape: tuple[int, int, int], patch: int, width: int, heads: in
 
 
 def joined(patches: Tensor, rows: int, patch: int) -> Tensor:
-    """(B, L, C patch^2), row by row -> (B, C, H, W) of `rows` patches in height."""
+    """Assemble patches, row by row, into images `rows` patches high: (B, L, C patch^2) -> (B, C, H, W)."""
     grid = patches.unflatten(1, (rows, -1)).unflatten(-1, (-1, patch, patch))  # (B, rows, columns, C, p, p)
     return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -1,4 +1,4 @@
-"""The U-Net of DDPM and its successors: residual blocks at falling resolutions, self-attention, skip connections."""
+"""U-Net of DDPM and its successors: residual blocks at several resolutions, self-attention, skip connections."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """norm, SiLU, conv, scale and shift by the embedding (iDDPM §6), norm, SiLU, dropout, conv; plus the input."""
+    """Residual block: norm, SiLU, conv, norm, scale and shift by the embedding (iDDPM §6), SiLU, dropout, conv."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ResBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention over all positions; plus the input."""
+    """Residual self-attention over all positions."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Attention of all positions to the tokens that the network is told; plus the input."""
+    """Residual cross-attention of all positions to the condition's tokens."""
 
     def __init__(self, channels: int, token_dim: int, heads: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class TokenAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block; after it, where there are heads, attention to itself and, of token_dim, to tokens."""
+    """A residual block, followed by self-attention if heads > 0, and by cross-attention if token_dim > 0 too."""
 
     def __init__(
         self, inputs: int, outputs: int, embedding: int, dropout: float, heads: int, token_dim: int = 0
@@ -79,13 +79,13 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """x_t: (B, C, H, W), t: (B,) -> `outputs` images like x_t, one after the other in the channels.
+    """U-Net: x_t (B, C, H, W), t (B,) -> (B, outputs C, H, W).
 
-    channels: the width at full resolution; multipliers: the width of each resolution, each half the one before, as a
-    multiple of it; attention: the sides, in pixels, at which there is self-attention, and in the middle always.
-    concat_dim: the channels of Cond.concat: (B, concat_dim, H, W), which the first layer sees after those of x_t.
-    token_dim: the width of Cond.tokens: (B, L, token_dim), attended to after each self-attention (Rombach 2022, §3.3).
-    Raises ConfigError where the image's sides cannot be halved that often, or the heads do not divide a width.
+    channels: width at full resolution; multipliers: width at each resolution as a multiple of it, with sides halved
+    from one to the next; attention: sides, in pixels, with self-attention, which the middle always has. concat_dim:
+    channels of Cond.concat: (B, concat_dim, H, W), appended to those of x_t. token_dim: width of Cond.tokens:
+    (B, L, token_dim), attended to after each self-attention (Rombach 2022, §3.3).
+    Raises ConfigError if the image's sides cannot be halved that often, or heads does not divide a width.
     """
 
     @checked
@@ -126,7 +126,7 @@ class UNet(nn.Module):
             attentive = heads if side is None or side in attention else 0
             return Block(inputs, outputs, embedding, dropout, attentive, token_dim)
 
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()  # blocks, and convolutions between resolutions
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()  # blocks, with convolutions between resolutions
         current, skips = channels, []
         for i, wide in enumerate(widths):
             for _ in range(blocks):

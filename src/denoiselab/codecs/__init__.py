@@ -1,4 +1,4 @@
-"""Codecs: the space in which diffusion happens."""
+"""Codecs: map between images and the space of the diffusion."""
 
 from denoiselab.codecs.autoencoder import KL, VQ, Autoencoder, Coded
 from denoiselab.codecs.codec import Codec, HasPrior, Identity, Unscaled

@@ -1,13 +1,13 @@
-"""Autoencoders, which are trained to be codecs: x -> encoder -> z -> decoder -> x, with a price on what z says of x.
+"""Trainable autoencoders: x -> encoder -> z -> decoder -> x, with a regulariser on z.
 
-KL (Kingma & Welling 2014): q(z|x) = N(mu, diag(s^2)), z = mu + s eps, and the price is
-KL(q(z|x) || N(0, I)) = 1/2 sum(mu^2 + s^2 - 1 - log s^2), in nats. Divided by the D values of an image it stands beside
-the reconstruction's error, a mean over them: |x - x_hat|^2/D + beta KL/D is, up to a constant, 2 sigma^2/D times the
-negative bound of a decoder N(x_hat, sigma^2 I) with 2 sigma^2 = beta (beta-VAE, Higgins 2017).
+KL (Kingma & Welling 2014): q(z|x) = N(mu, diag(s^2)), z = mu + s eps, with the regulariser
+KL(q(z|x) || N(0, I)) = 1/2 sum(mu^2 + s^2 - 1 - log s^2), in nats. Both it and the squared error are divided by the
+number D of values in an image: |x - x_hat|^2/D + beta KL/D is, up to a constant, 2 sigma^2/D times the negative ELBO of
+a decoder N(x_hat, sigma^2 I) with 2 sigma^2 = beta (beta-VAE, Higgins 2017).
 
-VQ (van den Oord 2017, eq. 3): z is the nearest of K codes e at each place. The gradient passes straight through from z
-to the encoder, |sg(z_e) - e|^2 moves the codes and |z_e - sg(e)|^2 the encoder. The codes are weights like all others,
-with gradients and no running means, so that processes which average their gradients have the same ones.
+VQ (van den Oord 2017, eq. 3): z is the nearest of K codes e at each position, with a straight-through gradient to the
+encoder; |sg(z_e) - e|^2 trains the codes and |z_e - sg(e)|^2 the encoder. The codes are ordinary parameters, without
+running means, so that they agree between data-parallel processes.
 """
 
 import math
@@ -26,17 +26,17 @@ from denoiselab.limits import AtLeastTwo, Count, checked
 
 
 class Coded(NamedTuple):
-    """What training sees of a batch: what the decoder is given, (B, C, h, w), and the prices by name, (B,) each."""
+    """An encoded training batch: the decoder's input (B, C, h, w) and the regularisers by name, each (B,)."""
 
     latents: Tensor
     costs: dict[str, Tensor]
 
 
 class Autoencoder(Unscaled, ABC):
-    """Encoder and decoder of images of image_shape: (C, H, W); latents are (latent_channels, H, W) / downsample.
+    """Base of autoencoders of images (C, H, W); latents are (latent_channels, H/downsample, W/downsample).
 
-    downsample: a power of 2; channels: the width at full resolution; blocks: residual blocks at each resolution;
-    outputs: values that the encoder gives of each latent. Raises ConfigError where the sides cannot be divided so.
+    downsample: a power of 2; channels: width at full resolution; blocks: residual blocks per resolution; outputs:
+    encoder outputs per latent value. Raises ConfigError if downsample does not divide the sides.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class Autoencoder(Unscaled, ABC):
 
     @abstractmethod
     def coded(self, images: Tensor, eps: Tensor) -> Coded:
-        """With gradients, for training; eps: standard normal noise of the latents' shape, for one that draws."""
+        """Encode with gradients, for training. eps: standard normal noise of the latents' shape, for sampling z."""
 
     @abstractmethod
     def tally(self, images: Tensor) -> dict[str, Tensor]:
-        """float64 sums over a batch, of which `told` makes figures: those of several batches are added."""
+        """float64 sums over a batch, to be added over batches and passed to `told`."""
 
     @abstractmethod
     def told(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Figures of what the latents are like."""
+        """Metrics of the latents, from the sums of `tally`."""
 
     def decoded(self, latents: Tensor) -> Tensor:
-        """What the decoder makes of latents as they are, in their dtype."""
+        """Decode unquantised latents, in their dtype."""
         return self.decoder(latents.to(self.last_layer.dtype)).to(latents.dtype)
 
     @property
@@ -81,7 +81,7 @@ class Autoencoder(Unscaled, ABC):
         return weight
 
     def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Raises IncompatibleError for images of other channels, or whose sides it cannot divide."""
+        """Raises IncompatibleError for other channels, or sides that are not multiples of downsample."""
         channels, *sides = image_shape
         if channels != self.image_channels:
             raise IncompatibleError(
@@ -97,7 +97,7 @@ class Autoencoder(Unscaled, ABC):
 
 
 class KL(Autoencoder):
-    """A variational autoencoder. encode gives the mean of the posterior; the prior of the latents is N(0, I)."""
+    """Variational autoencoder. encode returns the posterior mean; the prior is N(0, I)."""
 
     @checked
     def __init__(
@@ -111,10 +111,9 @@ class KL(Autoencoder):
         super().__init__(image_shape, downsample, latent_channels, channels, blocks, outputs=2)
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log s^2), each (B, C, h, w), in the dtype of the images: in half precision the KL of a posterior near
-        its prior is lost in rounding."""
+        """(mu, log s^2), each (B, C, h, w), in the images' dtype: half precision rounds away a small KL."""
         mean, log_variance = self.encoder(images.to(self.last_layer.dtype)).to(images.dtype).chunk(2, dim=1)
-        return mean, log_variance.clamp(-30, 20)  # exp of it is a float32
+        return mean, log_variance.clamp(-30, 20)  # keeps exp finite in float32
 
     def encode(self, images: Tensor) -> Tensor:
         return self.posterior(images)[0]
@@ -123,7 +122,7 @@ class KL(Autoencoder):
         return self.decoded(latents)
 
     def coded(self, images: Tensor, eps: Tensor) -> Coded:
-        """The cost "kl" is in nats a value of the image."""
+        """The cost "kl" is in nats per value of the image."""
         mean, log_variance = self.posterior(images)
         return Coded(mean + torch.exp(log_variance / 2) * eps, {"kl": kl(mean, log_variance) / images[0].numel()})
 
@@ -133,7 +132,7 @@ class KL(Autoencoder):
         return _moments(mean) | {"kl": kl(mean, log_variance).cpu().double().sum()}
 
     def told(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """kl: nats an image; latent_scale: the standard deviation of the latents, the mean over channels."""
+        """kl: nats per image; latent_scale: standard deviation of the latents, averaged over channels."""
         return {"kl": float(sums["kl"] / sums["images"]), "latent_scale": _scale(sums)}
 
 
@@ -143,10 +142,10 @@ def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class VQ(Autoencoder, HasPrior):
-    """A codebook of `codes` vectors of latent_channels values. encode gives the latents before they are replaced by
-    codes, which is what latent diffusion models; decode replaces them (Rombach 2022).
+    """Autoencoder with a codebook of `codes` vectors of latent_channels values.
 
-    The prior is each code with the same probability, at each place by itself.
+    encode returns the latents before quantisation, which latent diffusion models; decode quantises them (Rombach 2022).
+    The prior is uniform over codes, independently at each position.
     """
 
     @checked
@@ -166,13 +165,13 @@ class VQ(Autoencoder, HasPrior):
         return self.encoder(images.to(self.codebook.dtype)).to(images.dtype)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """The number of the nearest code at each place: int64 (B, h, w). Half precision cannot tell distances apart."""
+        """Index of the nearest code at each position: int64 (B, h, w). Half precision cannot separate the distances."""
         rows, codes = latents.detach().movedim(1, -1), self.codebook.detach().to(latents.dtype)
         with torch.autocast(latents.device.type, enabled=False):
             return (codes.square().sum(1) - 2 * rows @ codes.T).argmin(-1)
 
     def looked_up(self, numbers: Tensor) -> Tensor:
-        """int64 (B, h, w) -> (B, C, h, w)."""
+        """Look up codes: int64 (B, h, w) -> (B, C, h, w)."""
         return nnf.embedding(numbers, self.codebook).movedim(-1, 1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -199,7 +198,7 @@ class VQ(Autoencoder, HasPrior):
         return _moments(latents) | {"used": used.cpu().double()}
 
     def told(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """codebook_usage: the share of the codes that the images use; perplexity: exp of the entropy of how often."""
+        """codebook_usage: fraction of the codes in use; perplexity: exp of the entropy of their frequencies."""
         p = sums["used"] / sums["used"].sum()
         usage, perplexity = (p > 0).double().mean(), math.exp(torch.special.entr(p).sum())
         return {"codebook_usage": float(usage), "perplexity": perplexity, "latent_scale": _scale(sums)}

@@ -1,4 +1,4 @@
-"""Codecs: between images, float in [-1, 1], and the space that is diffused."""
+"""Codecs: map between images, float in [-1, 1], and the space of the diffusion."""
 
 from abc import ABC, abstractmethod
 
@@ -8,33 +8,33 @@ from torch import Tensor, nn
 class Codec(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W) in [-1, 1] -> what is diffused, near unit variance."""
+        """Map images (B, C, H, W) in [-1, 1] to latents of about unit variance."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """The inverse, as far as there is one."""
+        """Map latents back to images; the inverse of encode, up to the codec's error."""
 
     @abstractmethod
     def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of one latent, for images of shape (C, H, W) or points of shape (D,)."""
+        """Shape of one latent, for images (C, H, W) or points (D,)."""
 
 
 class Unscaled(Codec, ABC):
-    """A codec whose latents, (latent_channels, h, w), have any variance: `Latents` scales what is diffused."""
+    """A codec with latents (latent_channels, h, w) of any variance; `Latents` scales them for diffusion."""
 
     latent_channels: int
 
 
 class HasPrior(ABC):
-    """A codec whose latents have a prior of their own, which is not the standard normal distribution."""
+    """A codec whose latents have a prior other than the standard normal distribution."""
 
     @abstractmethod
     def prior(self, noise: Tensor) -> Tensor:
-        """Latents of that prior, made of standard normal noise of their shape."""
+        """Map standard normal noise to samples of the prior, of the same shape."""
 
 
 class Identity(Codec):
-    """Diffusion in pixels, or of the points themselves."""
+    """Diffusion in pixels, or in the points' own space."""
 
     def encode(self, images: Tensor) -> Tensor:
         return images

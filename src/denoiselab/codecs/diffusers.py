@@ -1,7 +1,7 @@
-"""AutoencoderKL of diffusers, from a folder that its save_pretrained has written. Needs the extra [diffusers].
+"""AutoencoderKL of diffusers, from a folder written by save_pretrained. Needs the extra [diffusers].
 
-Its weights stay in that folder, and are known by their sha256: what was trained in the latents of one is not decoded by
-another.
+The weights stay in that folder and are identified by their sha256, so that a model's latents are decoded only by the
+autoencoder that it was trained with.
 """
 
 import hashlib
@@ -17,16 +17,17 @@ from denoiselab.errors import IncompatibleError, RunError
 
 
 def diffusers(folder: str, image_shape: Sequence[int], sha256: str | None = None, **origin: Any) -> Latents:
-    """Raises RunError and IncompatibleError as DiffusersVAE does."""
+    """Scaled latents of a DiffusersVAE, whose RunError and IncompatibleError it raises."""
     return Latents(DiffusersVAE(folder, image_shape, sha256), **origin)
 
 
 @final
 class DiffusersVAE(Unscaled):
-    """encode gives the mean of the posterior. Grey images are repeated to its channels, and decoded to their mean.
+    """A pretrained AutoencoderKL. encode returns the posterior mean.
 
-    image_shape: (C, H, W) of the images; sha256: of the weights' files, where they are to be certain ones. Raises
-    RunError for a folder that has none, or others, IncompatibleError for images that it cannot encode.
+    Grey images are repeated over the channels and decoded to the channel mean. image_shape: (C, H, W); sha256: the
+    expected hash of the weights, or None. Raises RunError for missing or other weights, IncompatibleError for images
+    that it cannot encode.
     """
 
     def __init__(self, folder: str, image_shape: Sequence[int], sha256: str | None = None) -> None:
@@ -46,7 +47,7 @@ class DiffusersVAE(Unscaled):
         except Exception as error:
             said = " ".join(str(error).split())[:120]
             raise RunError(f"codec.folder={folder} is no AutoencoderKL of diffusers ({said})") from error
-        self._outside = [vae.eval().requires_grad_(False)]  # of our own state, which a checkpoint and an export hold
+        self._outside = [vae.eval().requires_grad_(False)]  # in a list, so that checkpoints and exports exclude it
         self.image_channels, self.latent_channels = vae.config.in_channels, vae.config.latent_channels
         self.downsample = 2 ** (len(vae.config.block_out_channels) - 1)
         self.grey = image_shape[0] == 1
@@ -63,7 +64,7 @@ class DiffusersVAE(Unscaled):
         return images.mean(1, keepdim=True) if self.grey else images
 
     def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Raises IncompatibleError for images of other channels, or whose sides it cannot divide."""
+        """Raises IncompatibleError for other channels, or sides that are not multiples of downsample."""
         channels, *sides = image_shape
         if channels not in (1, self.image_channels):
             raise IncompatibleError(
@@ -82,7 +83,7 @@ class DiffusersVAE(Unscaled):
 
 
 def weights_of(folder: str) -> str:
-    """sha256, 64 hexadecimal digits, of the configuration and the weights in a folder. Raises RunError without them."""
+    """sha256 (64 hex digits) of the configuration and weights in a folder. Raises RunError if they are missing."""
     paths = sorted(path for pattern in ("*.safetensors", "*.bin") for path in Path(folder).glob(pattern))
     config = Path(folder) / "config.json"
     if not config.is_file() or not paths:

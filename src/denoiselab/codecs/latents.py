@@ -1,7 +1,7 @@
-"""The latents of a trained autoencoder as the space that is diffused (Rombach 2022): z = (E(x) - shift)/scale.
+"""Diffusion in the latents of a trained autoencoder (Rombach 2022): z = (E(x) - shift)/scale.
 
-shift and scale are the mean and the standard deviation of each channel of E(x) over the training images, so that z has
-mean 0 and variance 1 a channel: what schedules and parameterizations take data to have.
+shift and scale are the mean and standard deviation of each channel of E(x) over the training images, so that z has mean
+0 and variance 1 per channel, as schedules and parameterizations assume.
 """
 
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ from denoiselab.codecs.codec import Codec, Unscaled
 
 @final
 class Latents(Codec):
-    """A frozen codec, scaled. shift, scale: (C, 1, 1), 0 and 1 until they are measured.
+    """A frozen codec with normalised latents. shift, scale: (C, 1, 1), 0 and 1 until measured.
 
-    They are part of the model's state, and so are the codec's weights, but for one that keeps them to itself. The other
-    arguments say where the codec has come from, and are not looked at here.
+    The state dict holds them and the codec's weights, except for DiffusersVAE. `origin`, where the codec comes from, is
+    ignored here.
     """
 
     def __init__(self, model: Unscaled, **origin: Any) -> None:
@@ -31,7 +31,7 @@ class Latents(Codec):
 
     @torch.no_grad()
     def unscaled(self, images: Tensor) -> Tensor:
-        """E(x)."""
+        """x -> E(x)."""
         return self.model.encode(images)
 
     def scaled(self, latents: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Latents(Codec):
         return self.model.latent_shape(image_shape)
 
     def measure(self, batches: Iterable[Tensor]) -> None:
-        """Takes shift and scale from batches of E(x), each image once."""
+        """Compute shift and scale from batches of E(x), with each image once."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
             rows = batch.double().movedim(1, -1).flatten(0, -2).cpu()

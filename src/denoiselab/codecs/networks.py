@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder of an autoencoder: residual blocks at falling, then at rising, resolutions."""
+"""Convolutional encoder and decoder of an autoencoder: residual blocks at decreasing, then increasing resolutions."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from denoiselab.backbones.unet import group_norm
 
 
 class ResBlock(nn.Module):
-    """(norm, SiLU, conv) twice, plus the input: (B, inputs, H, W) -> (B, outputs, H, W)."""
+    """Residual block of (norm, SiLU, conv) twice: (B, inputs, H, W) -> (B, outputs, H, W)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class ResBlock(nn.Module):
 
 
 def widths(channels: int, halvings: int) -> list[int]:
-    """Channels at each resolution, the finest first: twice as many at half the side, but no more than four times."""
+    """Channels at each resolution, finest first: doubled at each halving of the side, up to four times."""
     return [channels * min(2**i, 4) for i in range(halvings + 1)]
 
 
 def encoder(inputs: int, outputs: int, channels: int, halvings: int, blocks: int) -> nn.Sequential:
-    """(B, inputs, H, W) -> (B, outputs, H/2^halvings, W/2^halvings)."""
+    """Build the encoder: (B, inputs, H, W) -> (B, outputs, H/2^halvings, W/2^halvings)."""
     wide = widths(channels, halvings)
     layers: list[nn.Module] = [nn.Conv2d(inputs, wide[0], 3, padding=1)]
     for now, after in pairwise(wide):
@@ -39,7 +39,7 @@ def encoder(inputs: int, outputs: int, channels: int, halvings: int, blocks: int
 
 
 def decoder(inputs: int, outputs: int, channels: int, halvings: int, blocks: int) -> nn.Sequential:
-    """(B, inputs, h, w) -> (B, outputs, h 2^halvings, w 2^halvings); its last layer is a convolution."""
+    """Build the decoder: (B, inputs, h, w) -> (B, outputs, h 2^halvings, w 2^halvings); ends in a convolution."""
     wide = widths(channels, halvings)[::-1]
     layers: list[nn.Module] = [nn.Conv2d(inputs, wide[0], 3, padding=1)]
     layers += [ResBlock(wide[0], wide[0]) for _ in range(blocks)]

@@ -1,7 +1,7 @@
-"""The network of an autoencoder that is sampled from its prior: it has no weights, as there is nothing to denoise.
+"""The exact denoiser of a standard normal prior, for sampling an autoencoder: a network without weights.
 
-For x_0 ~ N(0, I) and a schedule that keeps the variance, E[alpha eps - sigma x_0|x_t] = 0: with v-prediction the
-network that says 0 is the exact denoiser of the prior.
+For x_0 ~ N(0, I) and a variance-preserving schedule, E[alpha eps - sigma x_0|x_t] = 0: with v-prediction the exact
+denoiser predicts 0.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class StandardNormal(nn.Module):
-    """0 for any x_t: (B, ...) and t."""
+    """Network that returns 0 for any x_t: (B, ...) and t."""
 
     def __init__(self, shape: Sequence[int], cond_dim: int, **routes: Any) -> None:
         super().__init__()

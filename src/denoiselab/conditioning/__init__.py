@@ -1,4 +1,4 @@
-"""Conditioning: Cond is what a network is told, a Conditioner makes it from a batch."""
+"""Conditioning: a Conditioner turns a batch into a Cond, the network's inputs beside x_t and t."""
 
 from denoiselab.conditioning.cond import Cond, Routes
 from denoiselab.conditioning.conditioner import (

@@ -1,11 +1,11 @@
-"""Captions from templates: what an image is of, in several wordings, some of which are never trained on.
+"""Template captions of an image's class and attributes, in several wordings; some wordings are held out of training.
 
-A caption is one of a finite table of strings,
+A caption is an entry of a finite table of strings,
 
     index = ((label S + told) W + wording),   S states of the attributes, W wordings,
 
-so that a frozen encoder reads each of them once. Attributes are measured from an image's pixels, or, where samples are
-asked for and there is none, drawn; which of them a caption tells is drawn too.
+so that a frozen encoder reads each one once. Attributes are measured from an image's pixels, or drawn at random when
+there is no image (sampling). Which attributes a caption mentions is random too.
 """
 
 import re
@@ -20,8 +20,7 @@ from denoiselab.errors import ConfigError
 
 
 class Attribute(NamedTuple):
-    """A number measured of uint8 images, (B, C, H, W) -> (B,): below `low` it has the first word, above `high` the
-    second, and in between there is nothing to say."""
+    """A measure of uint8 images, (B, C, H, W) -> (B,): one word below `low`, another above `high`, none in between."""
 
     measure: Callable[[Tensor], Tensor]
     low: float
@@ -29,16 +28,16 @@ class Attribute(NamedTuple):
     words: tuple[str, str]
 
     def level(self, images: Tensor) -> Tensor:
-        """0: nothing to say, 1: the first word, 2: the second; int64 (B,)."""
+        """int64 (B,): 0 for no word, 1 for the first, 2 for the second."""
         value = self.measure(images)
         return (value < self.low).long() + 2 * (value > self.high).long()
 
 
 class Style(NamedTuple):
-    """Wordings in which {A} is "a" or "an", {adjective} and {tail} are an attribute's word or nothing."""
+    """Caption templates: {A} becomes "a" or "an", {adjective} and {tail} an attribute's word or nothing."""
 
     trained: tuple[str, ...]
-    unseen: tuple[str, ...]  # in words of the trained ones, so that only their order is new
+    unseen: tuple[str, ...]  # made of the same words as the trained ones; only the order is new
     adjective: Attribute
     tail: Attribute | None = None
 
@@ -48,18 +47,18 @@ class Style(NamedTuple):
 
 
 def intensity(images: Tensor) -> Tensor:
-    """The mean of all pixels in [0, 1]; of strokes on black, how thick and strong they are."""
+    """Mean of all pixels, in [0, 1]; for strokes on black, their thickness and strength."""
     return images.float().flatten(1).mean(1) / 255
 
 
 def brightness(images: Tensor) -> Tensor:
-    """The mean of the pixels that are not black, in [0, 1]: of a thing on black, its own."""
+    """Mean of the pixels that are not black, in [0, 1]."""
     pixels = images.float().flatten(1) / 255
     return pixels.sum(1) / (pixels > 0).sum(1).clamp(min=1)
 
 
 def slant(images: Tensor) -> Tensor:
-    """By how many columns a row is shifted to the right of the one below: -mu_11/mu_02 of the image's moments."""
+    """Shift of each row to the right of the row below, in pixels: -mu_11/mu_02 of the image's moments."""
     ink = images.float().mean(1)
     y = torch.arange(ink.shape[1], device=ink.device).float()[:, None]
     x = torch.arange(ink.shape[2], device=ink.device).float()
@@ -68,7 +67,7 @@ def slant(images: Tensor) -> Tensor:
     return -(ink * dy * dx).sum((1, 2)) / (ink * dy**2).sum((1, 2)).clamp(min=1e-9)
 
 
-# The thresholds part data=digits into 34% thin and 34% bold, 32% slanted to the left and 11% to the right.
+# With these thresholds data=digits has 34% thin, 34% bold, 32% slanted left and 11% slanted right.
 HANDWRITING = Style(
     trained=(
         "a photo of {A} {adjective} handwritten {noun} {tail}",
@@ -89,7 +88,7 @@ HANDWRITING = Style(
     adjective=Attribute(intensity, 0.29, 0.32, ("thin", "bold")),
     tail=Attribute(slant, -0.1, 0.1, ("slanted left", "slanted right")),
 )
-# A third each of data=fashion_mnist.
+# With these thresholds a third of data=fashion_mnist is dark, a third light.
 THINGS = Style(
     trained=(
         "a photo of {A} {adjective} {noun}",
@@ -126,9 +125,9 @@ _NOUNS = {str(i): word for i, word in enumerate(_DIGITS)} | {
 
 
 class Captions:
-    """Of the classes of these names: `texts` is the table. Digits are handwriting, folders' names stay as they are.
+    """Table of captions, `texts`, for the given class names. Digits use handwriting templates; other names stay as is.
 
-    tell: the chance with which a caption tells each attribute. draws: how many uniform numbers a caption is made of.
+    tell: probability that a caption mentions each attribute. draws: uniform numbers used per caption.
     Raises ConfigError for data without classes.
     """
 
@@ -147,12 +146,12 @@ class Captions:
 
     @property
     def trained(self) -> list[str]:
-        """Those of the table that training may tell."""
+        """The captions used in training."""
         count = len(self.style.trained + self.style.unseen)
         return [text for i, text in enumerate(self.texts) if i % count < len(self.style.trained)]
 
     def index(self, batch: Batch) -> Tensor:
-        """Which caption each sample has, int64 (B,): of batch["u"], where there is none the first and barest one."""
+        """Caption index of each sample, int64 (B,), from batch["u"]; without it, the first and plainest caption."""
         told, label, u = self.told(batch), batch["label"], self._u(batch)[:, 0]
         held_out = batch.get("unseen", torch.zeros_like(label, dtype=torch.bool))
         first, rest = len(self.style.trained), len(self.style.unseen)
@@ -163,16 +162,16 @@ class Captions:
         return (label * 3 ** len(self.attributes) + state) * (first + rest) + wording
 
     def told(self, batch: Batch) -> Tensor:
-        """What captions say of each attribute, int64 (B, attributes): 0 nothing, 1 or 2 its first or second word."""
+        """Attribute words in the captions, int64 (B, attributes): 0 for none, 1 or 2 for the first or second word."""
         u, columns = self._u(batch), []
         for i, attribute in enumerate(self.attributes, start=1):
-            rest = (u[:, i] - (1 - self.tell)) / max(self.tell, 1e-9)  # uniform where it is told, negative elsewhere
+            rest = (u[:, i] - (1 - self.tell)) / max(self.tell, 1e-9)  # uniform if mentioned, negative if not
             level = attribute.level(batch["image"]) if "image" in batch else 1 + (2 * rest).long().clamp(0, 1)
             columns.append(torch.where(rest >= 0, level, 0))
         return torch.stack(columns, 1)
 
     def levels(self, images: Tensor) -> Tensor:
-        """What could truly be told of uint8 images: (B, C, H, W), as `told` has it."""
+        """True attribute words of uint8 images: (B, C, H, W), encoded as in `told`."""
         return torch.stack([attribute.level(images) for attribute in self.attributes], 1)
 
     def _u(self, batch: Batch) -> Tensor:
@@ -181,7 +180,7 @@ class Captions:
 
 
 def _states(attributes: Sequence[Attribute]) -> list[tuple[str, ...]]:
-    """The words of each state of the attributes, the last one running fastest."""
+    """The words of each state of the attributes; the last attribute varies fastest."""
     states: list[tuple[str, ...]] = [()]
     for attribute in attributes:
         states = [(*state, word) for state in states for word in ("", *attribute.words)]
@@ -196,11 +195,11 @@ def _said(wording: str, noun: str, state: tuple[str, ...]) -> str:
 
 
 def written(texts: Sequence[str]) -> Tensor:
-    """Texts as a batch holds them, batch["text"]: uint8 (B, N), UTF-8 with 0 after the end."""
+    """Encode texts for batch["text"]: uint8 (B, N), UTF-8 padded with 0."""
     rows = [torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8) for text in texts]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def read(rows: Tensor) -> list[str]:
-    """The texts again."""
+    """Decode the output of `written`."""
     return [bytes(row).rstrip(b"\0").decode() for row in rows.tolist()]

@@ -1,11 +1,10 @@
-"""Conditions that are images: channels appended to those of x_t (SR3, Saharia 2021, "Image super-resolution via
-iterative refinement"; latent diffusion, Rombach 2021, §3.3).
+"""Image conditions, concatenated to x_t along the channels (SR3, Saharia 2021, "Image super-resolution via iterative
+refinement"; latent diffusion, Rombach 2021, §3.3).
 
-x_t of latent diffusion is smaller than the image that the condition is made of. Its pixels become channels then,
+In latent diffusion x_t is smaller than the conditioning image, whose pixels are then moved into channels
+(space-to-depth), so that none is lost:
 
     y[c f_h f_w + i f_w + j, h, w] = x[c, f_h h + i, f_w w + j],   f_h = H/h, f_w = W/w
-
-which loses nothing: the network is told each pixel, as it would be without a codec.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +21,7 @@ from denoiselab.limits import Share, checked
 
 
 def factors(image_shape: Sequence[int], latent_shape: Sequence[int]) -> tuple[int, int]:
-    """(f_h, f_w) of images (C, H, W) and x_t of (c, h, w). Raises IncompatibleError where the sides do not divide."""
+    """(f_h, f_w) for images (C, H, W) and x_t (c, h, w). Raises IncompatibleError if h, w do not divide H, W."""
     if len(image_shape) != 3 or len(latent_shape) != 3:
         raise IncompatibleError("this conditioning tells images, and these data are points; take conditioning=none")
     (height, width), (h, w) = image_shape[1:], latent_shape[1:]
@@ -35,16 +34,16 @@ def factors(image_shape: Sequence[int], latent_shape: Sequence[int]) -> tuple[in
 
 
 def folded(x: Tensor, latent_shape: Sequence[int]) -> Tensor:
-    """x: (B, C, H, W) at the resolution (c, h, w) of x_t: (B, C f_h f_w, h, w). Raises IncompatibleError."""
+    """Fold x: (B, C, H, W) to the resolution of x_t (c, h, w): (B, C f_h f_w, h, w). Raises IncompatibleError."""
     f_h, f_w = factors(x.shape[1:], latent_shape)
     return x.unflatten(3, (-1, f_w)).unflatten(2, (-1, f_h)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
 
 
 class Concat(Plain, ABC):
-    """What is told of an image of `image_shape`, as `channels` channels of its size, folded to that of x_t.
+    """Base of conditions that are `channels` channels at the image's size, folded to the size of x_t.
 
-    null "learned": a number for each channel of the route, the same at all places; "zero", and where nothing is ever
-    dropped: 0. Raises IncompatibleError for sides that cannot be folded.
+    null: "learned" is one learned value per channel, the same at all positions; "zero", or drop=0, is 0.
+    Raises IncompatibleError if the sides cannot be folded.
     """
 
     @checked
@@ -68,7 +67,7 @@ class Concat(Plain, ABC):
 
     @abstractmethod
     def channels(self, batch: Batch) -> Tensor:
-        """What is told of each image, of a size near 1: (B, channels, H, W)."""
+        """The condition of each image, scaled to about 1: (B, channels, H, W)."""
 
     def forward(self, batch: Batch) -> Cond:
         return Cond(concat=folded(self.channels(batch), self.latent_shape).to(self.nothing.dtype), label=batch["label"])

@@ -1,4 +1,4 @@
-"""What a network is told beside x_t and t, by the three routes of the literature."""
+"""A network's inputs beside x_t and t: a vector, channels or tokens."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch.nn import functional as nnf
 
 
 class Routes(NamedTuple):
-    """How wide each route is; 0: nothing comes by it."""
+    """Width of each conditioning input; 0 if unused."""
 
     vector: int = 0  # D of Cond.vector
     concat: int = 0  # C of Cond.concat
@@ -17,24 +17,26 @@ class Routes(NamedTuple):
 
 
 class Cond(NamedTuple):
+    """A batch of conditions. An unused input is None."""
+
     vector: Tensor | None = None  # (B, D), added to the time embedding
     concat: Tensor | None = None  # (B, C, H, W), appended to the channels of x_t
     tokens: Tensor | None = None  # (B, L, D), attended to
-    label: Tensor | None = None  # int64 (B,), -1: none; for exact denoisers and classifiers, networks do not see it
-    mask: Tensor | None = None  # bool (B, L), the tokens that are there, at least one of each sample; None: all
-    parts: "tuple[Cond, ...]" = ()  # what it was made of, where it was made of several
+    label: Tensor | None = None  # int64 (B,), -1: none; for exact denoisers and classifiers, not networks
+    mask: Tensor | None = None  # bool (B, L), True for valid tokens, at least one per sample; None: all
+    parts: "tuple[Cond, ...]" = ()  # the parts of a combined condition
 
     def where(self, mask: Tensor, other: "Cond") -> "Cond":
-        """This condition where mask: (B,) is true, the other one elsewhere; sample by sample. Without parts."""
+        """Select per sample: this condition where mask: (B,) is True, else `other`. Drops parts."""
         return Cond(*[_where(mask, a, b) for a, b in zip(*_as_long(self, other), strict=True)])  # type: ignore[arg-type]
 
     def cat(self, other: "Cond") -> "Cond":
-        """Both batches, one after the other. Without parts."""
+        """Concatenate two batches. Drops parts."""
         return Cond(*[_cat(a, b) for a, b in zip(*_as_long(self, other), strict=True)])  # type: ignore[arg-type]
 
 
 def _as_long(*conds: Cond) -> Sequence[tuple[Tensor | None, ...]]:
-    """Their routes, the tokens of all as many: those that are added are masked."""
+    """The fields without parts, with tokens padded to the same number and the padding masked."""
     tokens = [cond.tokens for cond in conds if cond.tokens is not None]
     if len(tokens) < len(conds) or (
         len({x.shape[1] for x in tokens}) == 1 and len({cond.mask is None for cond in conds}) == 1

@@ -1,7 +1,7 @@
-"""Conditioners: from what a batch says to what the network is told, and to telling it nothing.
+"""Conditioners: map a batch to a condition, and a condition to the null condition.
 
-A condition is a function of the batch alone. What it chooses at random, such as a mask or the wording of a caption, it
-makes of the uniform numbers batch["u"], which the trainer draws for a step and everyone else for an image's number.
+A condition is a function of the batch alone. Random choices, such as a mask or the wording of a caption, come from the
+uniform numbers batch["u"], which depend on the step in training and on the image's number everywhere else.
 """
 
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ NullCondition = Literal["learned", "zero"]
 
 
 class Conditioner(nn.Module, ABC):
-    """What it is, as attributes:
+    """Base class of conditioners. Attributes:
 
-    routes: how wide what it tells is; drop: the share of samples trained without condition; coins: how many conditions
-    are dropped each by itself; sees: the keys of the batch, beside "label", that it cannot do without; draws: how many
-    uniform numbers it wants of each sample, as batch["u"]: (B, draws); asks_class: whether an image that does as it is
-    told is of the class batch["label"].
+    routes: width of each conditioning input; drop: fraction of samples trained without the condition; coins: number of
+    conditions dropped independently; sees: required keys of the batch, beside "label"; draws: uniform numbers needed
+    per sample, batch["u"]: (B, draws); asks_class: whether an image that matches the condition has class
+    batch["label"].
     """
 
     routes: Routes
@@ -40,23 +40,23 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def null(self, cond: Cond) -> Cond:
-        """No condition, for a batch like that of `cond`."""
+        """The null condition, with the shapes of `cond`."""
 
     @abstractmethod
     def each(self, batch: Batch) -> list[tuple["Conditioner", Batch]]:
-        """The conditions that it is made of, each with what it sees of a batch."""
+        """The parts of this conditioner, each with its view of the batch."""
 
     @abstractmethod
     def steps(self, cond: Cond) -> list[Cond]:
-        """From no condition to `cond`: with each part told in turn, beside those before it."""
+        """From the null condition to `cond`, adding one part at a time."""
 
     @abstractmethod
     def dropped(self, cond: Cond, u: Tensor) -> Cond:
-        """`cond`, but none where u: (B, coins) or (B,), uniform in [0, 1), is below `drop`: for guidance."""
+        """Replace `cond` by null where u: (B, coins) or (B,), uniform in [0, 1), is below `drop`."""
 
 
 class Plain(Conditioner, ABC):
-    """One condition, told or not."""
+    """A single condition, dropped as a whole."""
 
     def dropped(self, cond: Cond, u: Tensor) -> Cond:
         return self.null(cond).where(u.reshape(len(u), -1)[:, 0] < self.drop, cond) if self.drop else cond
@@ -69,15 +69,15 @@ class Plain(Conditioner, ABC):
 
 
 class Judges(ABC):
-    """A conditioner that can tell how well images do as they are told."""
+    """A conditioner that measures how well images match their conditions."""
 
     @abstractmethod
     def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Figures, float (B,) each, of uint8 images: (B, C, H, W); all on the CPU."""
+        """Metrics, each float (B,), of uint8 images: (B, C, H, W); all on the CPU."""
 
 
 def judged_by(conditioner: Conditioner, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """What all judges among its parts say of uint8 images: (B, C, H, W); all on the CPU."""
+    """Metrics of all parts that are `Judges`, for uint8 images: (B, C, H, W); all on the CPU."""
     figures: dict[str, Tensor] = {}
     for part, own in conditioner.each(batch):
         if isinstance(part, Judges):
@@ -86,23 +86,23 @@ def judged_by(conditioner: Conditioner, images: Tensor, batch: Batch) -> dict[st
 
 
 class Shows(ABC):
-    """A conditioner of which there is something to see."""
+    """A conditioner whose condition can be shown as an image."""
 
     @abstractmethod
     def shown(self, batch: Batch) -> Tensor:
-        """Pictures of what is told, uint8, of the shape of the images: (B, C, H, W)."""
+        """Images of the condition: uint8 (B, C, H, W), the shape of the data."""
 
 
 class Keeps(ABC):
-    """A conditioner that gives some of the pixels as they are to be."""
+    """A conditioner that fixes some of the pixels."""
 
     @abstractmethod
     def kept(self, batch: Batch) -> Tensor:
-        """bool (B, 1, H, W): where the image is batch["image"]."""
+        """bool (B, 1, H, W): True where the pixels are those of batch["image"]."""
 
 
 class Unconditional(Plain):
-    """Tells the network nothing; the label stays beside it, for a classifier that guides or is trained."""
+    """No condition. The label is kept for classifier guidance and for training classifiers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Unconditional(Plain):
 
 
 class ClassLabel(Plain):
-    """batch["label"]: (B,) in 0 ... num_classes - 1 -> a learned vector (B, dim); the null vector is learned too."""
+    """Class embedding: batch["label"], (B,) in 0 ... num_classes - 1, -> (B, dim); the null vector is learned too."""
 
     asks_class = True
 
@@ -136,5 +136,5 @@ class ClassLabel(Plain):
 
 
 def unlabelled(label: Tensor | None) -> Tensor | None:
-    """-1, which is no class, for each sample."""
+    """Replace each label by -1, no class."""
     return None if label is None else torch.full_like(label, -1)

@@ -1,4 +1,4 @@
-"""An image told less well: smaller, or without its colours."""
+"""Conditioning on a degraded image: smaller, or in grey."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,11 +20,11 @@ ENLARGED = {"nearest": {"mode": "nearest"}, "bilinear": {"mode": "bilinear", "al
 
 
 class SuperResolution(Concat, Judges, Shows):
-    """batch["image"] averaged over squares of factor x factor pixels, and enlarged again by `enlarge` (SR3).
+    """batch["image"] averaged over squares of factor x factor pixels, enlarged again by `enlarge` (SR3).
 
-    It is never rounded: each of the small image's values is the exact mean. Figures: consistency, the mean |difference|
-    of the small images, told and of the sample, in grey levels, 0 for a sample that does as it is told; psnr of sample
-    and image, in dB. Raises ConfigError for a factor that does not divide the sides, or leaves the image as it is.
+    Means are not rounded. Metrics: consistency, mean |difference| of the condition and the downsampled sample in grey
+    levels, 0 for a perfect match; psnr of sample and image, in dB. Raises ConfigError for a factor that does not divide
+    the sides, or is 1.
     """
 
     sees = ("image",)
@@ -65,11 +65,11 @@ class SuperResolution(Concat, Judges, Shows):
 
 
 class Colourisation(Concat, Judges, Shows):
-    """The luma of batch["image"], an image in colour (Saharia 2022, "Palette").
+    """The luma of batch["image"], a colour image (Saharia 2022, "Palette").
 
-    Figures, in grey levels: grey_error, the mean |difference| of the luma told and the sample's, 0 for a sample that
-    does as it is told (but for rounding); colour_error, that of all three channels, which a plausible colour of another
-    hue has too; colourfulness (Hasler & Suesstrunk 2003), 0 for a grey image. Raises IncompatibleError for grey images.
+    Metrics, in grey levels: grey_error, mean |difference| of the luma of sample and image, 0 for a perfect match up to
+    rounding; colour_error, the same over all three channels, which also counts plausible colours of another hue;
+    colourfulness (Hasler & Suesstrunk 2003), 0 for a grey image. Raises IncompatibleError for grey images.
     """
 
     sees = ("image",)
@@ -106,13 +106,13 @@ class Colourisation(Concat, Judges, Shows):
 
 
 def luma(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W)."""
+    """Luma of RGB images: (B, 3, H, W) -> (B, 1, H, W)."""
     weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
     return torch.einsum("bchw,c->bhw", images, weights)[:, None]
 
 
 def colourfulness(images: Tensor) -> Tensor:
-    """sqrt(var a + var b) + 0.3 sqrt((mean a)^2 + (mean b)^2), a = R - G, b = (R + G)/2 - B, of uint8 images: (B,)."""
+    """sqrt(var a + var b) + 0.3 sqrt((mean a)^2 + (mean b)^2), a = R - G, b = (R + G)/2 - B; uint8 images -> (B,)."""
     red, green, blue = images.double().flatten(2).unbind(1)
     a, b = red - green, (red + green) / 2 - blue
     spread = torch.hypot(a.std(1, correction=0), b.std(1, correction=0))

@@ -1,4 +1,4 @@
-"""A part of an image, from which the rest is to be made."""
+"""Inpainting: conditioning on the known pixels of an image."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,11 @@ from denoiselab.limits import Share, checked
 
 
 class Inpainting(Concat, Judges, Keeps, Shows):
-    """batch["image"] where it is known, 0 elsewhere; and the mask, 1 where it is known and -1 elsewhere.
+    """batch["image"] where known, 0 elsewhere, and the mask, 1 where known and -1 elsewhere.
 
-    The known pixels are also set in all that the network predicts, and stay as they are. `mask` is a word or a file,
-    see `masks.masks`; another one for each sample and each time. Figures: see `Known.judge`. Raises what `masks` does.
+    The known pixels also replace the network's predictions there, so they never change. `mask` is the name of a kind or
+    a file, see `masks.masks`; masks are drawn anew for each sample and step. Metrics: see `Known.judge`. Raises the
+    errors of `masks`.
     """
 
     sees = ("image",)

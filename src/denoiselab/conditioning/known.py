@@ -1,4 +1,4 @@
-"""Images of which some pixels are known."""
+"""Images with some known pixels."""
 
 from typing import NamedTuple
 
@@ -9,22 +9,22 @@ GREY = 128
 
 
 class Known(NamedTuple):
-    """Images, uint8 (B, C, H, W), and which of their pixels are known, bool (B, 1, H, W)."""
+    """Images, uint8 (B, C, H, W), and the mask of their known pixels, bool (B, 1, H, W)."""
 
     image: Tensor
     mask: Tensor
 
     def pasted(self, images: Tensor) -> Tensor:
-        """uint8 images with the known pixels as they are."""
+        """Paste the known pixels into uint8 images."""
         return torch.where(self.mask, self.image, images)
 
     def shown(self) -> Tensor:
-        """The known pixels, the others grey: uint8 (B, C, H, W)."""
+        """The known pixels on grey: uint8 (B, C, H, W)."""
         return self.pasted(torch.full_like(self.image, GREY))
 
     def judge(self, images: Tensor) -> dict[str, Tensor]:
-        """Of uint8 images, in grey levels, (B,): known_error, the largest difference where they are known, and
-        unknown_error, the mean one elsewhere, which other good answers than the true image have too."""
+        """Metrics of uint8 images, in grey levels, each (B,): known_error, the largest |difference| on known pixels;
+        unknown_error, the mean elsewhere, above 0 also for plausible images other than the true one."""
         apart = (images.int() - self.image.int()).abs()
         unknown = (~self.mask).expand_as(apart)
         rest = (apart * unknown).flatten(1).sum(1) / unknown.flatten(1).sum(1)

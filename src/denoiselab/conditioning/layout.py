@@ -1,11 +1,11 @@
-"""Boxes that say what is to be where, as tokens (GLIGEN, Li 2023, eq. 5) or as channels.
+"""Layout conditioning: boxes with classes, as tokens (GLIGEN, Li 2023, eq. 5) or as channels.
 
-A token is an MLP of the class's embedding beside sin and cos of 2^k pi p, k = 0 ... 5, of the box's corners p = x0, y0,
-x1, y1 as shares of the image's sides. A network attends to them as to a set: their order says nothing.
+A token is an MLP of the class embedding and of sin and cos of 2^k pi p, k = 0 ... 5, for the box's corners p = x0, y0,
+x1, y1 as fractions of the image's sides. The tokens are an unordered set.
 
-How well a sample follows boxes is found in its bright pixels (`scenes.strokes`). Each belongs to the asked box that is
-nearest to it, if that is no further away than a quarter of the image's longer side, in x and in y; the tight box around
-what belongs to a box is compared with it.
+Samples are compared with the boxes by their bright pixels (`scenes.strokes`). A pixel belongs to the nearest given box,
+if that is within a quarter of the image's longer side in both x and y; the tight box around a given box's pixels is
+compared with it.
 """
 
 import math
@@ -28,17 +28,17 @@ _FREQUENCIES = 6
 
 
 class Boxes(Judges, Shows, ABC):
-    """What is told of batch["boxes"]: int64 (B, L, 5), class, x0, y0, x1, y1 in pixels; class -1: no box.
+    """Base of conditions made of batch["boxes"]: int64 (B, L, 5), class, x0, y0, x1, y1 in pixels; class -1: no box.
 
-    Figures: layout_iou of each asked box and the box found for it, 0 where nothing is; 1 for a test image. stray: the
-    share of a sample's bright pixels that are in no asked box; 0 for a test image.
+    Metrics: layout_iou of each given box and the box found for it, 0 if none is found, 1 for a test image; stray, the
+    fraction of a sample's bright pixels outside all given boxes, 0 for a test image.
     """
 
     num_classes: int
     image_shape: tuple[int, ...]
 
     def told(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Classes (B, L), 0 where none, corners (B, L, 4), and which are there (B, L). ConfigError: unknown classes."""
+        """Classes (B, L), 0 for none, corners (B, L, 4), and valid (B, L). Raises ConfigError for unknown classes."""
         classes, corners = batch["boxes"][..., 0], batch["boxes"][..., 1:]
         if classes.max() >= self.num_classes or classes.min() < NOWHERE:
             wrong = int(classes.max() if classes.max() >= self.num_classes else classes.min())
@@ -49,7 +49,7 @@ class Boxes(Judges, Shows, ABC):
         return classes.clamp(min=0), corners, classes != NOWHERE
 
     def shown(self, batch: Batch) -> Tensor:
-        """The outlines of the boxes, in a colour for each class."""
+        """Outlines of the boxes, coloured by class."""
         classes, corners, there = self.told(batch)
         channels, height, width = self.image_shape
         edge = inside(corners, height, width) & ~inside(corners + _inward(corners), height, width)
@@ -69,10 +69,10 @@ class Boxes(Judges, Shows, ABC):
 
 
 class Layout(Plain, Boxes):
-    """A token that says nothing, for pixels in no box to attend to, then one for each box, of `dim` numbers each.
+    """A null token, for pixels in no box to attend to, then one token per box, each of size `dim`.
 
-    Boxes that are not there are masked; null is the first token alone. null "learned": that token is; "zero", and where
-    nothing is ever dropped: it is 0.
+    Missing boxes are masked. The null condition is the null token alone, which is learned with null="learned" and 0
+    with null="zero" or drop=0.
     """
 
     sees = ("boxes",)
@@ -92,7 +92,7 @@ class Layout(Plain, Boxes):
         self.image_shape = tuple(image_shape)
         self.embedding = nn.Embedding(num_classes, dim)
         inner = nn.Linear(dim + 8 * _FREQUENCIES, 2 * dim)
-        # Tokens would be small at first, and a network that hears little of them learns to do without.
+        # Without the norm tokens start small, and the network learns to ignore them.
         self.mlp = nn.Sequential(inner, nn.SiLU(), nn.Linear(2 * dim, dim), nn.LayerNorm(dim))
         self.nothing: Tensor
         if null == "learned" and drop > 0:
@@ -103,7 +103,7 @@ class Layout(Plain, Boxes):
     def forward(self, batch: Batch) -> Cond:
         classes, corners, there = self.told(batch)
         _, height, width = self.image_shape
-        # In float32 whatever precision the weights have: 32 pi p tells pixels apart.
+        # float32 whatever the weights' precision: 32 pi p must distinguish pixels.
         places = corners.float() / torch.tensor([width, height, width, height], device=corners.device).float()
         named = self.embedding(classes)
         told = self.mlp(torch.cat([named, fourier(places).to(named.dtype)], -1))
@@ -121,7 +121,7 @@ class Layout(Plain, Boxes):
 
 
 class LayoutChannels(Concat, Boxes):
-    """A channel for each class: 1 in its boxes, 0 elsewhere; and one that is 1 outside all boxes."""
+    """One channel per class, 1 in its boxes and 0 elsewhere, and one that is 1 outside all boxes."""
 
     sees = ("boxes",)
     asks_class = True
@@ -150,19 +150,19 @@ def _inward(corners: Tensor) -> Tensor:
 
 
 def fourier(places: Tensor) -> Tensor:
-    """Numbers in [0, 1], (..., n) -> (..., n 2 frequencies)."""
+    """Fourier features of numbers in [0, 1]: (..., n) -> (..., n 2 frequencies)."""
     powers = 2.0 ** torch.arange(_FREQUENCIES, device=places.device, dtype=places.dtype)
     angles = places[..., None] * math.pi * powers
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
 def inside(corners: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels are in boxes (B, L, 4): bool (B, L, H, W)."""
+    """Masks of boxes (B, L, 4): bool (B, L, H, W)."""
     return _apart(corners, height, width) == 0
 
 
 def _apart(corners: Tensor, height: int, width: int) -> Tensor:
-    """How many pixels each pixel is away from each box (B, L, 4), in x or y, whichever is more: int64 (B, L, H, W)."""
+    """Chebyshev distance in pixels of each pixel to each box (B, L, 4): int64 (B, L, H, W)."""
     away = []
     for axis, n in ((1, height), (0, width)):
         line = torch.arange(n, device=corners.device)
@@ -172,7 +172,7 @@ def _apart(corners: Tensor, height: int, width: int) -> Tensor:
 
 
 def found_boxes(bright: Tensor, corners: Tensor, there: Tensor) -> Tensor:
-    """What is found for each asked box in what is bright, bool (B, H, W): int64 (B, L, 4), zeros for nothing."""
+    """The box found for each given box among bright pixels, bool (B, H, W): int64 (B, L, 4), zeros if none."""
     height, width = bright.shape[1:]
     reach = max(height, width) // 4
     apart = _apart(corners, height, width).masked_fill(~there[..., None, None], height + width)
@@ -181,7 +181,7 @@ def found_boxes(bright: Tensor, corners: Tensor, there: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes (..., 4): (...), 0 of empty ones."""
+    """Intersection over union of boxes (..., 4): (...), 0 for empty ones."""
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     both = (high - low).clamp(min=0).prod(-1)
     area = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (a, b)]

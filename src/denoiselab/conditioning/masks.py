@@ -1,7 +1,6 @@
-"""Which pixels of an image are known: masks drawn at random, or read from a file. True is known.
+"""Masks of known pixels (True), drawn at random or read from a file.
 
-A drawn mask is a function of uniform numbers u and of the image's size alone. No mask knows all pixels, and none knows
-nothing: of N pixels, between 1 and N - 1 are known.
+A drawn mask is a function of uniform numbers u and the image's size alone. Of N pixels, between 1 and N - 1 are known.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +16,7 @@ from denoiselab.errors import ConfigError, DataError, IncompatibleError
 
 
 class Masks(ABC):
-    """`draws`: how many uniform numbers a mask is made of."""
+    """A distribution of masks. draws: uniform numbers used per mask."""
 
     draws: int
 
@@ -25,14 +24,14 @@ class Masks(ABC):
     def __call__(self, u: Tensor, height: int, width: int) -> Tensor:
         """u: (B, draws) in [0, 1) -> bool (B, 1, height, width), sides of at least 2.
 
-        Raises IncompatibleError for a size that these masks are not for.
+        Raises IncompatibleError for an unsupported size.
         """
 
 
 class Box(Masks):
-    """All but a box, at any place, whose sides are from `low` to `high` of the image's (rounded, at least 1 pixel).
+    """All but a box at a random place, with sides `low` to `high` times the image's (rounded, at least 1 pixel).
 
-    Raises ConfigError for shares outside (0, 1] or in the wrong order.
+    Raises ConfigError unless 0 < low <= high <= 1.
     """
 
     draws = 4
@@ -48,7 +47,7 @@ class Box(Masks):
         return ~(rows[:, None, :, None] & columns[:, None, None, :])
 
     def _span(self, size: Tensor, place: Tensor, side: int) -> Tensor:
-        """bool (B, side), which of the rows or columns the box covers."""
+        """Rows or columns that the box covers: bool (B, side)."""
         length = ((self.low + size * (self.high - self.low)) * side).round().clamp(1, side - 1)
         start = torch.minimum((place * (side - length + 1)).floor(), side - length)
         at = torch.arange(side, device=size.device)
@@ -65,7 +64,7 @@ SIDES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Half(Masks):
-    """One half: the `known` one, or "any" of the four. Raises ConfigError for another word."""
+    """One half is known: left, right, top, bottom or, by default, any of these. Raises ConfigError for other values."""
 
     draws = 1
 
@@ -82,10 +81,10 @@ class Half(Masks):
 
 
 class RandomPixels(Masks):
-    """A share of the pixels from `low` to `high`, each pixel as likely as any other, is known.
+    """A uniformly random fraction of the pixels, from `low` to `high`, is known.
 
-    The first pixel is known if the second number is among the smallest, and so on: `draws` is 1 and one for each pixel.
-    Raises ConfigError for shares outside [0, 1] or in the wrong order.
+    Pixel i is known if u[i + 1] is among the smallest, so `draws` is 1 plus the number of pixels.
+    Raises ConfigError unless 0 <= low <= high <= 1.
     """
 
     def __init__(self, height: int, width: int, low: float = 0.1, high: float = 0.5) -> None:
@@ -100,11 +99,11 @@ class RandomPixels(Masks):
 
 
 class Brush(Masks):
-    """All but strokes of a brush: irregular holes, as in image editors (and Liu 2018, "partial convolutions").
+    """All but brush strokes: irregular holes, as in image editors (and Liu 2018, "partial convolutions").
 
-    Each stroke is a walk of `turns` straight pieces from a random place in random directions, each as long as up to
-    `length` of the image's larger side; its radius is from `thin` to `thick` of that side, but at least half a pixel's
-    diagonal, so that no stroke falls between pixels.
+    A stroke is a random walk of `turns` straight pieces from a random place. As fractions of the image's longer side, a
+    piece is up to `length` long and the radius is `thin` to `thick`, but at least half a pixel's diagonal, so that no
+    stroke falls between pixels.
     """
 
     def __init__(
@@ -128,17 +127,17 @@ class Brush(Masks):
         rows = torch.arange(height, device=u.device) + 0.5
         columns = torch.arange(width, device=u.device) + 0.5
         pixels = torch.cartesian_prod(rows, columns)  # (N, 2)
-        # The nearest point of each piece a + k move, k in [0, 1], to each pixel's middle.
+        # The nearest point of each piece a + k move, k in [0, 1], to each pixel's centre.
         to = pixels - a[..., None, :]
         k = (to * moves[..., None, :]).sum(-1) / moves.square().sum(-1).clamp(min=1e-12)[..., None]
         distance = (to - k.clamp(0, 1)[..., None] * moves[..., None, :]).norm(dim=-1)  # (B, S, turns, N)
         radius = ((self.thin + strokes[..., 2] * (self.thick - self.thin)) * side).clamp(min=0.5**0.5)
-        beyond = (distance.amin(2) / radius[..., None]).amin(1)  # (B, N), at most 1 where a brush has been
+        beyond = (distance.amin(2) / radius[..., None]).amin(1)  # (B, N), at most 1 under a stroke
         return ~_least(beyond, (beyond <= 1).sum(1)).reshape(-1, 1, height, width)
 
 
 class Mixed(Masks):
-    """Each time one of several kinds, all equally likely. Raises ConfigError for none."""
+    """One of several kinds for each mask, all equally likely. Raises ConfigError if `kinds` is empty."""
 
     def __init__(self, kinds: Mapping[str, Masks]) -> None:
         if not kinds:
@@ -152,10 +151,10 @@ class Mixed(Masks):
 
 
 class FromFile(Masks):
-    """The same for all images: white is known, black unknown (a grey of at least 128 is white).
+    """One mask for all images, from a file: white (grey >= 128) is known, black unknown.
 
-    Raises DataError for a file that is none or no picture, or knows all or nothing; IncompatibleError, when asked, for
-    images of another size.
+    Raises DataError for a file that cannot be read as an image or is all white or all black. Calling it raises
+    IncompatibleError for images of another size.
     """
 
     draws = 0
@@ -184,12 +183,12 @@ class FromFile(Masks):
 
 
 def _choice(u: Tensor, n: int) -> Tensor:
-    """int64 (B,), one of 0 ... n - 1 for each of u: (B,); n u may be rounded up to n."""
+    """Map u: (B,) to int64 (B,) in 0 ... n - 1, clamped as n u may be rounded up to n."""
     return (u * n).long().clamp(max=n - 1)
 
 
 def _least(score: Tensor, count: Tensor) -> Tensor:
-    """bool (B, N): the `count`: (B,) smallest of each row of score: (B, N), at least 1 and at most N - 1 of them."""
+    """Mark the `count`: (B,) smallest of each row of score: (B, N), at least 1 and at most N - 1: bool (B, N)."""
     rank = score.argsort(dim=1, stable=True).argsort(1)
     return rank < count.clamp(1, score.shape[1] - 1)[:, None]
 
@@ -204,10 +203,10 @@ KINDS: Mapping[str, Callable[[int, int], Masks]] = {
 
 
 def masks(told: str | Masks, height: int, width: int) -> Masks:
-    """box, brush, half, random; mixed, which is all of these; or a picture file. Masks are what they are.
+    """Masks from a name (box, brush, half, random, or mixed for all of these) or an image file. Masks pass through.
 
-    Raises ConfigError for another word, DataError for a file that cannot be read and IncompatibleError for images that
-    the masks are not for.
+    Raises ConfigError for an unknown name, DataError for a file that cannot be read and IncompatibleError for an
+    unsupported image size.
     """
     if min(height, width) < 2:
         raise IncompatibleError(
@@ -226,5 +225,5 @@ def masks(told: str | Masks, height: int, width: int) -> Masks:
         raise ConfigError(
             f"mask={told} is no kind of mask and no file; allowed: {', '.join([*KINDS, 'mixed'])}, or a PNG file"
         )
-    made(torch.zeros(1, made.draws), height, width)  # once, for what it raises
+    made(torch.zeros(1, made.draws), height, width)  # to raise errors early
     return made

@@ -1,5 +1,4 @@
-"""A mask that says of each pixel what is there: a channel for each class and one for the background (Rombach 2021,
-§4.3.2, semantic synthesis)."""
+"""Conditioning on a segmentation mask (Rombach 2021, §4.3.2, semantic synthesis)."""
 
 from collections.abc import Sequence
 
@@ -15,10 +14,10 @@ from denoiselab.limits import Count, Share, checked
 
 
 class Segmentation(Concat, Judges, Shows):
-    """batch["segmentation"]: uint8 (B, 1, H, W), 0 or 1 + the class, as 1 + num_classes channels of 0 and 1.
+    """One-hot batch["segmentation"]: uint8 (B, 1, H, W), 0 for background or 1 + class, as 1 + num_classes channels.
 
-    Figure: segmentation_iou, of the pixels where the sample is bright, see `scenes.strokes`, and those where an object
-    was asked for: 1 for a test image. Raises ConfigError for a class beyond num_classes.
+    Metric: segmentation_iou of the sample's bright pixels (`scenes.strokes`) and the mask's objects, 1 for a test
+    image. Raises ConfigError for a class beyond num_classes.
     """
 
     sees = ("segmentation",)

@@ -1,4 +1,4 @@
-"""Several conditions at once, each by its own routes and dropped by itself."""
+"""Several conditions at once, dropped independently."""
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,11 @@ from denoiselab.limits import Share, checked
 
 
 class Several(Conditioner):
-    """Vectors side by side, channels one after the other, tokens one after the other.
+    """Combine conditions by concatenating their vectors, channels and tokens.
 
-    Each part is dropped with its own chance, independently of the others, so that guidance finds every part trained
-    without those after it; and all together with the chance `drop`, as what guidance begins with is the answer to
-    nothing at all (Brooks 2023, §3.2.1). Raises IncompatibleError for tokens of different widths, and for a part that
-    tells nothing or is of several parts itself.
+    Each part is dropped with its own probability, independently, as guidance adds the parts one by one; all are dropped
+    together with probability `drop`, as guidance starts from no condition (Brooks 2023, §3.2.1). Raises
+    IncompatibleError for tokens of different widths and for a part that is Unconditional or Several.
     """
 
     @checked
@@ -73,7 +72,7 @@ class Several(Conditioner):
 
 
 def joined(parts: list[Cond]) -> Cond:
-    """One condition of several; its label is the first that one of them has."""
+    """Concatenate conditions; the label is the first one present."""
     vectors = [part.vector for part in parts if part.vector is not None]
     channels = [part.concat for part in parts if part.concat is not None]
     tokens = [part.tokens for part in parts if part.tokens is not None]

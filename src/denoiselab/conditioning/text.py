@@ -1,7 +1,7 @@
-"""What an image is to show, told in words: the states of a caption's tokens, to attend to (Rombach 2021, §3.3).
+"""Text conditioning: the encoder's states of a caption's tokens, used by cross-attention (Rombach 2021, §3.3).
 
-tokens = W norm(states) + b for each token, and as a vector the same of their masked mean; norm brings each state to
-mean 0 and variance 1, so that encoders of any scale are told alike.
+tokens = W norm(states) + b; the vector is the same map of their masked mean. norm brings each state to mean 0 and
+variance 1, whatever the encoder's scale.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ _ROUTES = {"tokens": ("tokens",), "vector": ("vector",), "both": ("tokens", "vec
 
 
 class Text(Plain, Judges):
-    """batch["text"], see `captions.written`, or else a caption of the label and the image -> `dim` numbers a token.
+    """Text condition of width `dim`, from batch["text"] (`captions.written`) or a caption of the label and the image.
 
-    encoder(texts, length) is made for the table of captions. route: "tokens", "vector" or "both". null "learned": a
-    token, or vector, of its own; "zero", and where nothing is ever dropped: 0. tell: how often a caption tells an
-    attribute. Raises ConfigError for another word and for data without classes.
+    encoder(texts, length) is built for the table of captions. route: "tokens", "vector" or "both". null: "learned" is a
+    learned token or vector; "zero", or drop=0, is 0. tell: probability that a caption mentions an attribute.
+    Raises ConfigError for an unknown option and for data without classes.
     """
 
     asks_class = True
@@ -53,13 +53,13 @@ class Text(Plain, Judges):
         self.nothing = nn.ParameterDict({name: nn.Parameter(torch.randn(dim)) for name in learned})
 
     def texts(self, batch: Batch) -> list[str]:
-        """What is said of each sample."""
+        """The text of each sample."""
         if "text" in batch:
             return read(batch["text"])
         return [self.captions.texts[i] for i in self.captions.index(batch).tolist()]
 
     def forward(self, batch: Batch) -> Cond:
-        """A text that is given is of no class. Raises ConfigError for one that the encoder cannot read."""
+        """Encode the texts; batch["text"] has no class label. Raises ConfigError if the encoder cannot read a text."""
         states, mask = self.encoder.encode(self.texts(batch))
         states = nnf.layer_norm(states, states.shape[-1:])
         made: dict[str, Any] = {}
@@ -72,7 +72,7 @@ class Text(Plain, Judges):
         return Cond(**made, label=unlabelled(label) if "text" in batch else label)
 
     def null(self, cond: Cond) -> Cond:
-        """One token that says nothing, the others are not there."""
+        """One null token, the others masked."""
         made: dict[str, Any] = {}
         if cond.tokens is not None:
             first = torch.arange(cond.tokens.shape[1], device=cond.tokens.device) == 0
@@ -86,7 +86,7 @@ class Text(Plain, Judges):
         return self.nothing[route].expand_as(told) if route in self.nothing else torch.zeros_like(told)
 
     def judge(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """attribute_accuracy: of the attributes that captions tell, 1 for each that the image has, else 0."""
+        """attribute_accuracy: 1 or 0 for each attribute in a caption, whether the image has it."""
         if "text" in batch:
             return {}
         told = self.captions.told(batch)

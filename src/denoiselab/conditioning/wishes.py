@@ -1,4 +1,4 @@
-"""What samples are asked for: a function of a sample's number, so that all runs are asked the same."""
+"""Sample requests: the condition of each sample, a function of its number, so that all runs use the same ones."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from denoiselab.randomness import uniform
 
 
 class Wishes:
-    """Sample i is asked for class i mod num_classes, or in turn for one of `classes`; where the conditioner sees more
-    than that, or `of_images` says so, for what image i of `images` says, or of those of `classes`: in the order of
-    `spread`, so that the first few are of all classes, and from the beginning again after the last.
+    """Sample requests by number: class i mod num_classes, or `classes` in turn.
 
-    Of texts those are asked for that were not trained on: batch["unseen"], bool (B,), is true. `given` says what of the
-    images a model gets to see: what it is judged by is easier for it then.
+    If the conditioner needs more than the label, or with of_images=True, request i comes from image i of `images` (of
+    `classes` only, if given), in the order of `spread`, so that the first few cover all classes, and cyclically.
+    Captions use wordings held out of training: batch["unseen"], bool (B,), is True. `given` lists the parts of the
+    image that the model sees, which make metrics easier.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Wishes:
         self.num_classes, self.classes = num_classes, classes
 
     def __call__(self, indices: Sequence[int]) -> Batch:
-        """Raises RunError where there are no images to say what is asked for."""
+        """The requests of the given numbers. Raises RunError if images are needed and missing."""
         if not self.of_images:
             place = balanced_labels(indices, self.num_classes if self.classes is None else len(self.classes))
             wish = {"label": place if self.classes is None else torch.tensor(self.classes)[place]}
@@ -51,12 +51,12 @@ class Wishes:
 
 
 def balanced_labels(indices: Sequence[int], num_classes: int) -> Tensor:
-    """Sample i is asked for class i mod num_classes: (B,) int64."""
+    """Class i mod num_classes for sample i: (B,) int64."""
     return torch.as_tensor(list(indices), dtype=torch.int64) % max(1, num_classes)
 
 
 def numbered(conditioner: Conditioner, batch: Batch, numbers: Sequence[int]) -> Batch:
-    """The batch with what the conditioner chooses at random, batch["u"], made of the images' numbers alone."""
+    """Add the conditioner's uniform numbers, batch["u"], which depend on the images' numbers alone."""
     if not conditioner.draws:
         return batch
     return batch | {"u": uniform(conditioner.draws, "condition", numbers).to(batch["label"].device)}
@@ -67,5 +67,5 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def labelled(asked: Batch | Tensor) -> Batch:
-    """Labels alone stand for a batch of them."""
+    """Wrap labels as a batch; batches pass through."""
     return {"label": asked} if isinstance(asked, Tensor) else asked

@@ -1,6 +1,6 @@
-"""The `data` axis: sources of uint8 images or of points, and the data module that feeds them to the trainer.
+"""The `data` axis: sources of uint8 images or points, and the data module that feeds them to the trainer.
 
-Names are imported when first used, so that `denoiselab.data.source` comes without Lightning.
+Names are imported at first use, so that `denoiselab.data.source` does not import Lightning.
 """
 
 from importlib import import_module

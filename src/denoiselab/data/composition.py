@@ -1,8 +1,8 @@
-"""Scenes of several objects, composed of another data set's images: what segmentation and layout are learned from.
+"""Scenes of several objects, composed of another data set's images, for segmentation and layout conditioning.
 
-Up to `most` objects stand at random places of a dark canvas, none touching another, each in a colour that says nothing
-of its class. Training scenes are made of training images alone, test scenes of test images alone. Scene i is a function
-of (seed, split, i), the same on every machine and whatever the number of scenes.
+Up to `most` objects are placed at random on a dark canvas without touching, in colours independent of their classes.
+Training scenes use training images only, test scenes test images only. Scene i is a function of (seed, split, i), the
+same on every machine and for any number of scenes.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ from denoiselab.errors import ConfigError
 from denoiselab.limits import AtLeastTwo, Count, Limit, Natural, checked
 from denoiselab.randomness import generator
 
-LEAST = 16  # pixels a side: half of it is the largest object, and below 8 pixels nobody reads a digit
+LEAST = 16  # pixels per side; the largest object has half of it, and digits below 8 pixels are illegible
 
 
 @final
 class Scenes(ImageSet):
-    """Scenes in memory; beside "image" and "label", the class of the leftmost object, each batch has
+    """Scenes in memory. Besides "image" and "label", the class of the leftmost object, a batch has
 
-    "segmentation", uint8 (B, 1, H, W): 0, or 1 + the class of the object that is there;
+    "segmentation", uint8 (B, 1, H, W): 0 for background, or 1 + the object's class;
     "boxes", int64 (B, most, 5): class, x0, y0, x1, y1 of the objects from left to right, in pixels, x1 and y1
-    exclusive, tight around where the segmentation is not 0; class -1 and zeros where there are fewer.
+    exclusive, tight around the object's segmentation; missing objects have class -1 and zeros.
     """
 
     def __init__(self, scenes: Batch) -> None:
@@ -48,8 +48,8 @@ class Scenes(ImageSet):
 class Composition(Source):
     """`train` and `test` scenes of size x size pixels, in colour or grey (channels 3 or 1).
 
-    objects: digits or fashion_mnist, the latter from the folder `root`, or a source of square images. An object's side
-    is from a quarter to half of the canvas, and at least 8 pixels. Raises DataError for a folder without the images.
+    objects: digits, fashion_mnist (from the folder `root`) or a source of square images. An object's side is a quarter
+    to half of the canvas, and at least 8 pixels. Raises DataError for a folder without the images.
     """
 
     name = "composition"

@@ -1,8 +1,8 @@
-"""Batches for the trainer. Which images are in a batch is a pure function of (seed, batch number, rank, world size).
+"""Batches for the trainer, as a pure function of (seed, batch number, rank, world size).
 
-The global stream is the endless concatenation of epoch permutations; global batch k is its positions
-k B ... (k + 1) B - 1, whatever the epochs' borders, and rank r of w takes every w-th of them from the r-th on. So a
-resumed run sees what the uninterrupted one would have seen, and the global batches do not depend on the device count.
+The global stream concatenates epoch permutations without end. Global batch k is its positions k B ... (k + 1) B - 1,
+across epoch boundaries; rank r of w takes every w-th of them, starting at r. So a resumed run sees the same batches as
+an uninterrupted one, and global batches do not depend on the number of devices.
 """
 
 import signal
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @final
 class BatchStream:
-    """An endless batch sampler. `batch_size` is the global batch, in images; it may exceed the set's `size`."""
+    """Endless batch sampler. `batch_size` is global, in images, and may exceed the set's `size`."""
 
     def __init__(
         self, size: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
@@ -54,7 +54,7 @@ class BatchStream:
         return [self._index(*divmod(position, self.size)) for position in positions]
 
     def _index(self, epoch: int, place: int) -> int:
-        # Positions only ever grow along the stream, so one permutation is all that it needs to remember.
+        # Positions only grow along the stream, so it keeps one permutation.
         if epoch != self._epoch:
             self._order = torch.randperm(self.size, generator=generator(self.seed, "epoch", epoch)).tolist()
             self._epoch = epoch
@@ -62,11 +62,11 @@ class BatchStream:
 
 
 def eval_batches(size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
-    """This rank's share, rank::world_size, of one pass in order: over all ranks, every index exactly once.
+    """Batches of this rank's share, rank::world_size, of one ordered pass: over all ranks, every index exactly once.
 
-    `batch_size` is global. Every rank gets the same number of batches, so that what the ranks do together in a step
-    (synchronised buffers, gathered metrics) never waits for a rank that has ended; to this end batches are as equal as
-    can be, rather than full ones and a rest. A rank for which there is no image has one batch of none.
+    `batch_size` is global. Every rank gets the same number of batches, of nearly equal sizes, so that collective
+    operations (synchronised buffers, gathered metrics) never wait for a finished rank. A rank without images gets one
+    empty batch.
     """
     share = range(rank, size, world_size)
     count = max(1, min(-(-size // batch_size), size // world_size))
@@ -76,7 +76,7 @@ def eval_batches(size: int, batch_size: int, rank: int = 0, world_size: int = 1)
 
 @final
 class Indexed(ImageSet):
-    """The same images, each batch with "index": int64 (B,), their positions in the set."""
+    """Image set that adds "index", int64 (B,), the images' positions, to each batch."""
 
     def __init__(self, images: ImageSet) -> None:
         self.labels = images.labels
@@ -91,10 +91,10 @@ class Indexed(ImageSet):
 
 @final
 class ImageDataModule(LightningDataModule):
-    """The loaders of a source. Batch sizes are global, in images; `num_workers` is per device.
+    """Data loaders of a source. Batch sizes are global, in images; `num_workers` is per device.
 
-    A run that goes on begins with the batch after the last that its trainer has done. The trainer needs
-    use_distributed_sampler=False, as the batches are shared among the devices here.
+    A resumed run starts with the batch after the trainer's last. The trainer needs use_distributed_sampler=False, as
+    batches are already split among devices here.
     """
 
     @checked
@@ -115,7 +115,7 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
 
     def setup(self, stage: str) -> None:
-        # Reading now rather than at the first batch shows a bad file at once, and not beneath a progress bar.
+        # Read now, so that a bad file shows up at once and not below a progress bar.
         if stage == "fit":
             _ = self.source.train
         _ = self.source.test
@@ -144,16 +144,16 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_deaf,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each pass over the loader draws from torch's global generator
+            generator=torch.Generator(),  # otherwise each pass draws from torch's global generator
         )
 
 
 def _deaf(worker: int) -> None:
-    """Signals are the trainer's to answer: a worker that died of one would break off the step."""
+    """Ignore signals, which the trainer handles: a killed worker would abort the step."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _whole(batch: _T) -> _T:
-    """`__getitems__` has made a batch already."""
+    """Collate nothing: `__getitems__` returns a whole batch."""
     return batch

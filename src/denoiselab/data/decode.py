@@ -1,4 +1,4 @@
-"""Image files to uint8 squares: upright, on white, resized with antialiasing, cropped at the centre."""
+"""Decode image files to uint8 squares: upright, on white, centre-cropped, resized with antialiasing."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,17 +19,17 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 _DEEP_GREYS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _GREYS = ("1", "L", "LA", *_DEEP_GREYS)
 _MODES = {1: "L", 3: "RGB"}
-_SLOW = 500  # files; fewer are read before one could look at a progress bar
+_SLOW = 500  # files; fewer are read too fast for a progress bar
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """uint8 (channels, size, size); channels is 1 (grey, the luma of colours) or 3 (RGB)."""
+    """Decode a file to uint8 (channels, size, size); channels is 1 (luma) or 3 (RGB)."""
     with _opened(path) as file:
         image = _flatten(ImageOps.exif_transpose(file)).convert(_MODES[channels])
-        # Resizing the central square is resizing the whole image and cropping then, without the cost of the margins.
+        # Same as resizing the whole image and cropping it, without the cost of the margins.
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
@@ -37,7 +37,7 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def decode_all(paths: Sequence[Path], size: int, channels: int, progress: str | None = None) -> torch.Tensor:
-    """uint8 (N, channels, size, size), decoded in threads. `progress` titles a bar, shown when there are many files."""
+    """Decode files in threads to uint8 (N, channels, size, size). `progress`: title of a bar, shown for many files."""
     images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
     rows = images.numpy()
 
@@ -50,7 +50,7 @@ def decode_all(paths: Sequence[Path], size: int, channels: int, progress: str | 
 
 
 def common_channels(paths: Sequence[Path]) -> int:
-    """1 when all files are grey, 3 when all are in colour, from their headers. A mixture: DataError naming a pair."""
+    """1 if all files are grey, 3 if all are in colour, from their headers. Raises DataError for a mixture."""
     greys = list(_in_threads(is_grey, paths, "Reading image headers"))
     if any(greys) and not all(greys):
         grey, colour = str(paths[greys.index(True)]), str(paths[greys.index(False)])
@@ -61,7 +61,7 @@ def common_channels(paths: Sequence[Path]) -> int:
 
 
 def is_grey(path: Path) -> bool:
-    """Whether the file's format is grey; a palette is when all its entries are. WebP has no grey, so it is colour."""
+    """Whether the file's format is grey. A palette is if all its entries are; WebP, without a grey mode, never is."""
     with _opened(path) as image:
         if image.mode == "P":
             red, green, blue = np.array(image.getpalette("RGB")).reshape(-1, 3).T
@@ -70,9 +70,9 @@ def is_grey(path: Path) -> bool:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """8 bits a channel and no transparency: what shows through is white."""
+    """Convert to 8 bits per channel, on white where transparent."""
     if image.mode in _DEEP_GREYS:
-        # Pillow's own conversion clips at 255 instead of scaling; 65535 = 257 * 255.
+        # Pillow's conversion clips at 255 instead of scaling; 65535 = 257 * 255.
         deep = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -91,8 +91,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _in_threads(function: Callable[[_T], _R], items: Sequence[_T], progress: str | None) -> Iterable[_R]:
-    """`function` of each item, in order. Decoders let go of the interpreter's lock, so threads use all cores."""
-    # A DataLoader's worker is told to use one torch thread, as its siblings use the other cores.
+    """Map `function` over items, in order. Decoders release the GIL, so threads use all cores."""
+    # DataLoader workers have one torch thread each, so they decode in one thread.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         results = pool.map(function, items)
         if progress is not None and len(items) >= _SLOW and (console := Console(stderr=True)).is_terminal:

@@ -1,7 +1,7 @@
-"""The 1,797 handwritten digits that scikit-learn ships (UCI optical recognition of handwritten digits, test part).
+"""The 1,797 handwritten digits of scikit-learn (UCI optical recognition of handwritten digits, test part).
 
-8x8 grey, 17 levels. Needs no download, so it is what a first run trains on. Enlarged by interpolation they have more
-pixels and no more content: images of any dimension D that lie close to a subspace of 64.
+8x8 grey, 17 levels, no download. Enlarging interpolates: images of any dimension D, close to a subspace of dimension
+64.
 """
 
 import gzip
@@ -24,9 +24,9 @@ _LARGEST = 256
 
 @final
 class Digits(Source):
-    """1,437 training and 360 test images, each class split 4:1 to within one image. The split never changes.
+    """1,437 training and 360 test images of digits, each class split 4:1 to within one image. The split is fixed.
 
-    size: pixels a side, a multiple of 8.
+    size: pixels per side, a multiple of 8.
     """
 
     name = "digits"
@@ -61,7 +61,7 @@ class Digits(Source):
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """Values 0..16 (1797, 64) and labels (1797,), in the file's order."""
-    # Importing sklearn.datasets takes longer than everything else that a small run does before its first step.
+    # Importing sklearn.datasets takes longer than the rest of a small run's setup.
     spec = find_spec("sklearn")
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():
@@ -77,8 +77,8 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Bilinear, uint8 (N, 1, 8, 8) -> (N, 1, size, size). In whole numbers, so the same bits on every machine."""
-    unit = 2 * size // _SIDE  # the parts of a pixel's side: centres of small and large pixels lie on whole ones
+    """Resize bilinearly, uint8 (N, 1, 8, 8) -> (N, 1, size, size), in integers: the same bits on every machine."""
+    unit = 2 * size // _SIDE  # divisions of a pixel's side that put all pixel centres on integers
     weights = torch.zeros(size, _SIDE, dtype=torch.int64)
     for i in range(size):
         low, part = divmod(2 * i + 1 - unit // 2, unit)
@@ -89,10 +89,7 @@ def _enlarged(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _is_test(labels: np.ndarray) -> np.ndarray:
-    """Every fifth image, once sorted by class and, within a class, by a hash of its position.
-
-    A hash, as a library's random generator may give other numbers in its next release.
-    """
+    """Every fifth image, sorted by class, then by a hash of its position (random generators may change by release)."""
     order = sorted(range(len(labels)), key=lambda i: (labels[i], hashlib.sha256(b"digits %d" % i).digest()))
     is_test = np.zeros(len(labels), dtype=bool)
     is_test[order[::5]] = True

@@ -1,6 +1,6 @@
 """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28x28 grey, ten classes (Xiao et al. 2017).
 
-Debian's package `dataset-fashion-mnist` installs its four IDX files in /usr/share/datasets/fashion-mnist.
+Debian's package `dataset-fashion-mnist` installs the four IDX files in /usr/share/datasets/fashion-mnist.
 """
 
 import gzip
@@ -29,7 +29,7 @@ _HINT = (
 
 @final
 class FashionMNIST(Source):
-    """The four IDX files in the folder `root`, each gzipped (`train-images-idx3-ubyte.gz`) or not."""
+    """Fashion-MNIST from four IDX files in the folder `root`, each gzipped (`train-images-idx3-ubyte.gz`) or not."""
 
     name = "fashion_mnist"
     class_names = (
@@ -92,7 +92,7 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
-    """The uint8 array of an IDX file, gzipped or not. Another magic number or a wrong length: DataError."""
+    """Read the uint8 array of an IDX file, gzipped or not. Raises DataError for a wrong magic number or length."""
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":

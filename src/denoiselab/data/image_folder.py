@@ -1,4 +1,4 @@
-"""A folder of images. Its first-level sub-folders are the classes; images directly in it are an unlabelled set."""
+"""A folder of images, whose first-level sub-folders are the classes; images directly in it are unlabelled."""
 
 import hashlib
 import math
@@ -20,7 +20,7 @@ from denoiselab.limits import Count, InnerShare, Natural, checked
 
 @final
 class OnDisk(ImageSet):
-    """Files that are decoded each time they are asked for: for sets that do not fit into memory."""
+    """Image files decoded at each access, for sets that do not fit into memory."""
 
     def __init__(self, paths: Sequence[Path], labels: Tensor, size: int, channels: int) -> None:
         self.labels = labels
@@ -40,12 +40,12 @@ class OnDisk(ImageSet):
 class ImageFolder(Source):
     """PNG, JPEG and WebP files found recursively below `root`, as size x size squares.
 
-    `channels` is 1 (grey), 3 (RGB) or None: what the files are, which must then be all the same.
-    `memory_mb` (MiB) is how large the decoded set may be to be kept in memory; beyond it files are decoded per batch.
+    channels: 1 (grey), 3 (RGB) or None for that of the files, which must all be the same. memory_mb: the largest
+    decoded set kept in memory, in MiB; larger ones are decoded per batch.
 
-    An image is a test image when the hash of its path below `root`, as a number in [0, 1), is less than
-    `test_fraction`. So images that are added or removed move no other, and the test set has about, not exactly, that
-    share. Should one split be empty by this rule, the image nearest to the boundary is moved into it.
+    An image is a test image if the hash of its path below `root`, as a number in [0, 1), is less than `test_fraction`.
+    So adding or removing images moves no others, and the test fraction is approximate. If a split would be empty, it
+    gets the image nearest to the boundary.
     """
 
     @checked
@@ -99,7 +99,7 @@ class ImageFolder(Source):
 
 
 def _image_names(root: Path) -> list[str]:
-    """The images' paths below `root`, sorted; all of them in class folders or none."""
+    """Sorted image paths below `root`; either all or none are in class folders."""
     try:
         files = list(_walk(str(root)))
     except OSError as error:
@@ -123,10 +123,7 @@ def _image_names(root: Path) -> list[str]:
 
 
 def _walk(folder: str, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """The paths of all files below `folder`, with "/" between their parts; hidden folders are passed over.
-
-    Links are followed, except to a folder that they lie in.
-    """
+    """Relative paths of all files below `folder`, joined by "/". Skips hidden folders and links to enclosing ones."""
     above = (*above, os.path.realpath(folder))
     with os.scandir(folder) as entries:
         for entry in entries:

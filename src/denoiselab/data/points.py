@@ -1,10 +1,10 @@
-"""Points: distributions in the plane, and the plane embedded in more dimensions.
+"""Points: distributions in the plane, optionally embedded in more dimensions.
 
-A distribution draws n points z: (n, 2) and their classes. z is brought to mean 0 and standard deviation 1 a coordinate,
-and x = P z, where P: (D, 2) has orthonormal columns and is the same for every distribution, size and seed. So lengths
-and angles stay as they are, and P^T brings any x: (n, D) back to the plane. D = 2 leaves z as it is.
+A distribution draws n points z: (n, 2) and their classes. z is standardised to mean 0 and standard deviation 1 per
+coordinate, and x = P z, where P: (D, 2) has orthonormal columns and depends on D only. Lengths and angles are
+preserved, and P^T maps any x: (n, D) back to the plane. P is the identity for D = 2.
 
-All draws are float64 from generators with seeds of their own: the same on every machine.
+All draws are float64 from their own seeded generators: the same on every machine.
 """
 
 import math
@@ -22,14 +22,14 @@ from denoiselab.randomness import generator
 Distribution = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 """(n, generator) -> points, float64 (n, 2), and classes, int64 (n,), all 0 where there are none."""
 
-_REFERENCE = 65_536  # points that give mean, standard deviation and the number of classes, whatever the sizes
+_REFERENCE = 65_536  # points to estimate mean, standard deviation and the number of classes, whatever the sizes
 
 
 @final
 class Points(Source):
-    """`train` and `test` points of a distribution in `dim` dimensions, float32 (N, dim).
+    """`train` and `test` points of a distribution, embedded in `dim` dimensions: float32 (N, dim).
 
-    `name` stands in captions and figures; `projection` is P: float64 (dim, 2).
+    `name` is used in titles; `projection` is P: float64 (dim, 2).
     """
 
     flip = False
@@ -65,11 +65,11 @@ class Points(Source):
         return self._drawn(self._sizes[1], "test")
 
     def in_plane(self, points: Tensor) -> Tensor:
-        """x: (n, dim) -> P^T x: float64 (n, 2)."""
+        """Project x: (n, dim) to P^T x: float64 (n, 2)."""
         return points.double().cpu() @ self.projection
 
     def embedded(self, plane: Tensor) -> Tensor:
-        """z: (n, 2) -> P z: float64 (n, dim)."""
+        """Embed z: (n, 2) as P z: float64 (n, dim)."""
         return plane.double().cpu() @ self.projection.T
 
     def _drawn(self, n: int, split: str) -> InMemory:
@@ -78,19 +78,19 @@ class Points(Source):
 
 
 def _projection(dim: int) -> Tensor:
-    """P: float64 (dim, 2), orthonormal columns in a uniformly random plane: Gram-Schmidt, as QR's signs may differ."""
+    """P: float64 (dim, 2), a uniformly random plane, by Gram-Schmidt, as the signs of QR may differ."""
     if dim == 2:
         return torch.eye(2, dtype=torch.float64)
     first, second = torch.randn(2, dim, generator=generator("points", "projection", dim), dtype=torch.float64)
     first = first / first.norm()
     second = second - (first @ second) * first
-    second = second - (first @ second) * first  # once more, for what rounding has left of the first
+    second = second - (first @ second) * first  # again, against rounding
     return torch.stack([first, second / second.norm()], 1)
 
 
 @checked
 def swiss_roll(n: int, rng: torch.Generator, noise: NonNegative = 0.25) -> tuple[Tensor, Tensor]:
-    """The spiral r = angle, even in the angle from 1.5 pi to 4.5 pi, and noise (Sohl-Dickstein 2015, fig. 1)."""
+    """Noisy spiral r = angle, uniform in angle from 1.5 pi to 4.5 pi (Sohl-Dickstein 2015, fig. 1)."""
     angle = math.pi * (1.5 + 3 * _uniform(n, rng))
     spiral = angle[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     return spiral + noise * _normal(n, rng), _no_classes(n)
@@ -98,7 +98,7 @@ def swiss_roll(n: int, rng: torch.Generator, noise: NonNegative = 0.25) -> tuple
 
 @checked
 def moons(n: int, rng: torch.Generator, noise: NonNegative = 0.06) -> tuple[Tensor, Tensor]:
-    """Two half circles of radius 1, the second turned by 180 degrees and moved to hook into the first."""
+    """Two interleaving half circles of radius 1, with noise; the class is the half circle."""
     labels = _classes(n, 2, rng)
     angle = math.pi * (_uniform(n, rng) + labels)
     centre = labels[:, None] * torch.tensor([1.0, 0.5], dtype=torch.float64)
@@ -107,7 +107,7 @@ def moons(n: int, rng: torch.Generator, noise: NonNegative = 0.06) -> tuple[Tens
 
 @checked
 def mixture(n: int, rng: torch.Generator, modes: Count = 8, std: NonNegative = 0.08) -> tuple[Tensor, Tensor]:
-    """Equal Gaussians, evenly on the unit circle; the class is the Gaussian."""
+    """Equal Gaussians, evenly spaced on the unit circle; the class is the Gaussian."""
     labels = _classes(n, modes, rng)
     angle = 2 * math.pi / modes * labels.double()
     return torch.stack([angle.cos(), angle.sin()], 1) + std * _normal(n, rng), labels
@@ -115,7 +115,7 @@ def mixture(n: int, rng: torch.Generator, modes: Count = 8, std: NonNegative = 0
 
 @checked
 def checkerboard(n: int, rng: torch.Generator, squares: AtLeastTwo = 4) -> tuple[Tensor, Tensor]:
-    """Uniform on the dark squares of a board of squares x squares."""
+    """Uniform distribution on the dark squares of a board of squares x squares."""
     dark = [(column, row) for column in range(squares) for row in range(squares) if (column + row) % 2 == 0]
     corners = torch.tensor(dark, dtype=torch.float64)[torch.randint(len(dark), (n,), generator=rng)]
     return corners + torch.stack([_uniform(n, rng), _uniform(n, rng)], 1), _no_classes(n)
@@ -130,7 +130,7 @@ def pinwheel(
     tangential: NonNegative = 0.07,
     twist: Finite = 0.25,
 ) -> tuple[Tensor, Tensor]:
-    """Arms of a wheel, bent: Gaussians about radius 1 of these standard deviations, turned by twist exp(radius)."""
+    """Bent arms: Gaussians at radius 1 with these standard deviations, turned by twist exp(radius)."""
     labels = _classes(n, arms, rng)
     arm = _normal(n, rng) * torch.tensor([radial, tangential], dtype=torch.float64)
     x, y = arm[:, 0] + 1, arm[:, 1]

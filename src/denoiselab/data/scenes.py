@@ -1,7 +1,7 @@
-"""The pixels of scenes: images of single objects, scaled, coloured and put on a dark canvas where none touches another.
+"""Rendering of scenes: images of single objects, scaled, coloured and placed on a dark canvas without touching.
 
-All arithmetic is of whole numbers, so that a scene is the same on every machine. An object is where its brightness, the
-largest of a pixel's channels, is at least STROKE: a colour has one channel of 255, so it leaves brightness as it is.
+All arithmetic is in integers, so a scene is the same on every machine. An object's pixels have brightness, the maximum
+over channels, of at least STROKE; colours have one channel of 255, so they preserve brightness.
 """
 
 from typing import NamedTuple
@@ -18,37 +18,34 @@ COLOURS = {
     "magenta": (255, 90, 235),
     "cyan": (60, 235, 255),
 }
-NOWHERE = -1  # the class of a box that is none
-TRIES = 48  # places that are tried before a scene gets an object fewer
+NOWHERE = -1  # the class of a missing box
+TRIES = 48  # placements tried before a scene gets one object fewer
 
-_CHUNK = 2048  # scenes that are made at once
+_CHUNK = 2048  # scenes rendered at once
 
 
 class Drawn(NamedTuple):
-    """What is chosen at random of M scenes of up to K objects."""
+    """Random choices of M scenes of up to K objects."""
 
-    wanted: Tensor  # int64 (M,), how many objects, 1 ... K
-    image: Tensor  # int64 (M, K), which image of a single object
-    side: Tensor  # int64 (M, K), the pixels of its side
-    colour: Tensor  # int64 (M, K), which of COLOURS
-    place: Tensor  # float64 (M, TRIES, K, 2), where its box is, x and y, as shares of where it can be
+    wanted: Tensor  # int64 (M,), number of objects, 1 ... K
+    image: Tensor  # int64 (M, K), index of the object's image
+    side: Tensor  # int64 (M, K), its side in pixels
+    colour: Tensor  # int64 (M, K), index into COLOURS
+    place: Tensor  # float64 (M, TRIES, K, 2), x and y of its box, as fractions of the possible range
 
 
 def brightness(images: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) -> uint8 (B, H, W)."""
+    """Maximum over channels: uint8 (B, C, H, W) -> uint8 (B, H, W)."""
     return images.amax(1)
 
 
 def strokes(images: Tensor) -> Tensor:
-    """Where objects are: uint8 (B, C, H, W) -> bool (B, H, W)."""
+    """Mask of the objects' bright pixels: uint8 (B, C, H, W) -> bool (B, H, W)."""
     return brightness(images) >= STROKE
 
 
 def tight(mask: Tensor) -> Tensor:
-    """The smallest boxes around what is true of bool (..., H, W): int64 (..., 4), x0, y0, x1, y1, the last exclusive.
-
-    (0, 0, 0, 0) where nothing is.
-    """
+    """Bounding boxes of masks, bool (..., H, W): int64 (..., 4), x0, y0, x1, y1, ends exclusive; zeros if empty."""
     ends = []
     for dim in (-2, -1):
         line = mask.any(dim)
@@ -61,7 +58,7 @@ def tight(mask: Tensor) -> Tensor:
 
 
 def in_colours(named: Tensor, num_classes: int, channels: int) -> Tensor:
-    """Pictures, uint8 (B, C, H, W), of what is where: (B, H, W), 0 black, 1 + class in its own colour, or grey."""
+    """Colour class maps (B, H, W), uint8 (B, C, H, W): 0 is black, 1 + class its own colour, or grey level."""
     hue = torch.arange(num_classes) / num_classes
     if channels == 1:
         colours = (255 - 192 * hue)[:, None]
@@ -73,9 +70,9 @@ def in_colours(named: Tensor, num_classes: int, channels: int) -> Tensor:
 
 
 def render(objects: Tensor, classes: Tensor, drawn: Drawn, size: int, channels: int) -> dict[str, Tensor]:
-    """Scenes of `size` pixels a side made of objects: uint8 (N, C, h, w), h = w, of classes: int64 (N,).
+    """Render scenes of size x size pixels from objects: uint8 (N, C, h, h), with classes: int64 (N,).
 
-    "image", "label", "segmentation" and "boxes" of each, as Composition says.
+    Returns "image", "label", "segmentation" and "boxes", as in `composition.Scenes`.
     """
     parts = [_render(objects, classes, Drawn(*part), size, channels) for part in _chunks(drawn)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
@@ -115,7 +112,7 @@ def _like(order: Tensor, value: Tensor) -> Tensor:
 
 
 def _put(frames: Tensor, inner: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """What lies in the boxes `inner`: (M, K, 4) of frames: (M, K, s, s), put at `boxes`: int64 (M, K, size, size)."""
+    """Copy the boxes `inner`: (M, K, 4) of frames: (M, K, s, s) to `boxes`: int64 (M, K, size, size)."""
     line = torch.arange(size)
     inside, source = [], []
     for axis in (0, 1):
@@ -129,9 +126,9 @@ def _put(frames: Tensor, inner: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def placed(extent: Tensor, drawn: Drawn, size: int) -> tuple[Tensor, Tensor]:
-    """Corners, int64 (M, K, 2), of boxes of the widths and heights `extent`: (M, K, 2), and how many of them are there.
+    """Place boxes of widths and heights `extent`: (M, K, 2). Returns corners, int64 (M, K, 2), and their number (M,).
 
-    The first of the places drawn where a pixel at least is between any two; where there is none, one object fewer.
+    Takes the first placement with at least a pixel between any two boxes; if there is none, one object fewer.
     """
     room = size - extent  # (M, K, 2)
     corner = (drawn.place * (room[:, None] + 1)).long()
@@ -152,16 +149,16 @@ def placed(extent: Tensor, drawn: Drawn, size: int) -> tuple[Tensor, Tensor]:
 
 
 def scaled(images: Tensor, sides: Tensor) -> Tensor:
-    """uint8 (M, h, h) -> int64 (M, S, S) with S the largest of sides: (M,); image m fills sides[m] pixels each way.
+    """Resize uint8 (M, h, h) to int64 (M, S, S), S the largest of sides: (M,); image m fills sides[m] x sides[m].
 
-    Each is stretched to a largest value of 255. Bilinear; where a side shrinks, over as many pixels more.
+    Bilinear, antialiased when shrinking; each image is scaled to a maximum of 255.
     """
     largest = int(sides.max())
     frames = torch.zeros(len(images), largest, largest, dtype=torch.int64)
     for side in sides.unique().tolist():
         chosen = sides == side
         weights = _weights(images.shape[-1], side)
-        # Whole numbers far below 2^53: exact, in whatever order they are added.
+        # Integers far below 2^53: exact, whatever the order of summation.
         sums = weights @ images[chosen].double() @ weights.T
         values = _rounded(sums.long(), (weights.sum(1)[:, None] * weights.sum(1)).long())
         peak = values.amax((1, 2), keepdim=True).clamp(min=1)
@@ -170,11 +167,11 @@ def scaled(images: Tensor, sides: Tensor) -> Tensor:
 
 
 def _weights(n: int, side: int) -> Tensor:
-    """How much of each of n pixels goes into each of `side`: a triangle of whole numbers, float64 (side, n)."""
+    """Interpolation weights from n to `side` pixels: a triangle of integers, float64 (side, n)."""
     there, here = 2 * torch.arange(side)[:, None] + 1, 2 * torch.arange(n) + 1
     return (2 * max(side, n) - (there * n - here * side).abs()).clamp(min=0).double()
 
 
 def _rounded(value: Tensor, by: Tensor) -> Tensor:
-    """value / by to the nearest whole number, halves up."""
+    """value / by, rounded to the nearest integer, halves up."""
     return (2 * value + by) // (2 * by)

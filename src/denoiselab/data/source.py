@@ -1,8 +1,7 @@
-"""What an option of the `data` axis is: two sets of labelled images or points and the facts a model is built from.
+"""Data sources: a training and a test set of labelled images or points, and the facts a model is built from.
 
-Images stay uint8 (N, C, H, W) until they are on the device: a quarter of the memory and of the transfer of float32.
-Networks see u -> 2u/255 - 1 in [-1, 1]; `to_uint8` inverts that exactly on all 256 values. Points are float32 (N, D),
-and networks see them as they are.
+Images stay uint8 (N, C, H, W) until they are on the device, a quarter of the memory and transfer of float32. Networks
+take 2u/255 - 1 in [-1, 1]; `to_uint8` inverts this exactly on all 256 values. Points are float32 (N, D), unscaled.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class ImageSet(Dataset[Batch], ABC):
-    """A fixed sequence of images, read a whole batch at a time. `labels` is int64 (N,), all 0 when unlabelled."""
+    """A fixed sequence of images, read batch by batch. `labels` is int64 (N,), all 0 if unlabelled."""
 
     labels: Tensor
 
@@ -36,12 +35,12 @@ class ImageSet(Dataset[Batch], ABC):
 
     @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The images at `indices`, in that order; an index may recur. The DataLoader calls this once a batch."""
+        """The batch of images at `indices`, in order; repeats are allowed. The DataLoader calls this once per batch."""
 
 
 @final
 class InMemory(ImageSet):
-    """Images as one uint8 tensor (N, C, H, W), or points, float32 (N, D), beside their int64 labels (N,)."""
+    """Images, uint8 (N, C, H, W), or points, float32 (N, D), in memory, with int64 labels (N,)."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         if (images.dtype, images.ndim) not in ((torch.uint8, 4), (torch.float32, 2)):
@@ -62,26 +61,26 @@ class InMemory(ImageSet):
 
 
 def spread(labels: Tensor, n: int | None = None) -> list[int]:
-    """The first n of images of the classes labels: (N,), in an order of which every stretch is spread evenly over all.
+    """The first n indices into labels: (N,) in an order whose every stretch covers the classes evenly.
 
-    Sorted by class, the i-th comes by i * golden ratio mod 1: a stretch is those i for which this lies in an interval,
-    and its gaps are of at most three lengths (Steinhaus). So each class has its share of it.
+    The i-th image sorted by class is ordered by i * golden ratio mod 1. A stretch is the i for which this lies in an
+    interval, and their gaps have at most three lengths (Steinhaus), so each class has its share.
     """
     order = (torch.arange(len(labels), dtype=torch.float64) * _GOLDEN).frac().argsort(stable=True)
     return labels.argsort(stable=True)[order[:n]].tolist()
 
 
 class Facts(NamedTuple):
-    """What a model is built from."""
+    """Properties of the data that a model is built from."""
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
 
 
 class Source(ABC):
-    """A data set. Constructing one checks its arguments and paths; pixels are read at the first use of a split.
+    """A data set. The constructor checks arguments and paths; pixels are read at the first use of a split.
 
-    `flip` says that training wants random horizontal flips, which are drawn later, on the device.
+    flip: whether training uses random horizontal flips, which are drawn later, on the device.
     """
 
     name: str
@@ -91,7 +90,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of every image, (D,) of every point."""
+        """(C, H, W) of an image or (D,) of a point."""
 
     @property
     @abstractmethod
@@ -103,7 +102,7 @@ class Source(ABC):
 
     @property
     def num_classes(self) -> int:
-        """0 when unlabelled."""
+        """Number of classes, 0 if unlabelled."""
         return len(self.class_names)
 
     @property
@@ -112,9 +111,9 @@ class Source(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (64 hex digits) of shape, class names and every pixel and label of both splits: a key for caches.
+        """sha256 (64 hex digits) of shape, class names, pixels and labels of both splits: a cache key.
 
-        The same in every process and on every machine. Reads each image once.
+        The same on every machine. Reads each image once.
         """
         digest = hashlib.sha256(json.dumps([self.shape, self.class_names]).encode())
         for split in (self.train, self.test):
@@ -128,25 +127,25 @@ class Source(ABC):
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]. Floats are data as they are."""
+    """Convert uint8 to float32 in [-1, 1]. Floats pass through."""
     if images.is_floating_point():
         return images
     return images.to(torch.float32) * 2 / 255 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats, clamped to [-1, 1], to the nearest of the 256 levels. NaN has no nearest level: ValueError."""
+    """Round floats, clamped to [-1, 1], to the nearest of the 256 levels. Raises ValueError for NaN."""
     if images.isnan().any():
         raise ValueError(f"{int(images.isnan().sum())} of {images.numel()} values are NaN and have no uint8")
-    # bfloat16 cannot tell neighbouring levels apart once they are scaled to 0..255.
+    # bfloat16 cannot separate neighbouring levels at 0..255.
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     return ((wide.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def psnr(made: Tensor, images: Tensor) -> Tensor:
-    """10 log10(2^2/MSE) of images, uint8 or floats in [-1, 1], to which `made` is clipped: float64 (B,), in dB.
+    """PSNR, 10 log10(2^2/MSE), of images, uint8 or floats in [-1, 1]; `made` is clipped: float64 (B,), in dB.
 
-    100 where they are equal.
+    100 for equal images.
     """
     mse = (to_float(made).clamp(-1, 1) - to_float(images)).square().flatten(1).mean(1).cpu().double()
     return 10 * torch.log10(4 / mse.clamp(min=4e-10))

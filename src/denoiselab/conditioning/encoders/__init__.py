@@ -1,4 +1,4 @@
-"""Text encoders: from captions to a state for each of their tokens."""
+"""Text encoders: map captions to a state for each token."""
 
 from denoiselab.conditioning.encoders.encoder import TextEncoder
 from denoiselab.conditioning.encoders.frozen import Frozen, minilm, of_folder

@@ -1,4 +1,4 @@
-"""What a text encoder is."""
+"""The base class of text encoders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class TextEncoder(nn.Module, ABC):
-    """width: of a token's state, D; length: how many tokens there is room for, L."""
+    """Base class of text encoders. width: size D of a token's state; length: the maximum number of tokens, L."""
 
     width: int
     length: int
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(states (B, L, D), mask, bool (B, L), of the tokens that are there).
+        """Encode texts, independently of each other: (states (B, L, D), mask of valid tokens, bool (B, L)).
 
-        A text's are the same whatever the others are. Raises ConfigError for a text that cannot be read or is longer.
+        Raises ConfigError for a text that cannot be read or is too long.
         """
 
 

