@@ -40,7 +40,7 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """d^2 of the two Gaussians."""
+    """Squared Fréchet distance d^2 of the two Gaussians."""
     return DistanceTo(b).of(a)
 
 
@@ -57,7 +57,7 @@ class DistanceTo:
         return self._squared(moments.mean, moments.covariance.trace(), cross)
 
     def of_rows(self, rows: Tensor, seen: Tensor, times: Tensor) -> float:
-        """Distance of rows, float64 (n, D), with multiplicities times: (n,). seen: rows @ root, cached for resampling."""
+        """Distance of rows, float64 (n, D), with multiplicities times: (n,). seen: rows @ root, reused in resampling."""
         taken = times > 0
         rows, seen, times = rows[taken], seen[taken], times[taken].double()
         n = times.sum()
