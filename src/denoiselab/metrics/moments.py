@@ -57,7 +57,7 @@ class DistanceTo:
         return self._squared(moments.mean, moments.covariance.trace(), cross)
 
     def of_rows(self, rows: Tensor, seen: Tensor, times: Tensor) -> float:
-        """Distance of rows, float64 (n, D), with multiplicities times: (n,). seen: rows @ root, reused in resampling."""
+        """Distance of rows, float64 (n, D), with multiplicities times: (n,). seen: rows @ root, kept for resampling."""
         taken = times > 0
         rows, seen, times = rows[taken], seen[taken], times[taken].double()
         n = times.sum()
