@@ -1,4 +1,4 @@
-"""How generated images are judged."""
+"""Evaluation of generated images, points and likelihoods."""
 
 from denoiselab.metrics.classifier import Classifier, trained_classifier
 from denoiselab.metrics.evaluation import Evaluation

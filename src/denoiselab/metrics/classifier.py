@@ -1,7 +1,7 @@
-"""The offline default extractor: a small classifier trained on the data set's own training images.
+"""The default feature extractor: a small classifier trained on the data set's own training images, without a download.
 
-Its figures say how the generated images compare with the real ones of the same data set, and can be compared with
-those of runs that share data and extractor; they are no Inception figures. Its name carries a hash of its weights.
+Its metrics compare generated with real images of the same data set. They are comparable between runs that share data
+and extractor, and are not Inception metrics. The extractor's name contains a hash of its weights.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from denoiselab.progress import track
 from denoiselab.randomness import generator, seed_for
 
 THREADS = 2
-MIDDLE = 6  # parts of the body that come before the features at quarter resolution
+MIDDLE = 6  # layers of the body before the features at quarter resolution
 RECIPE = "cnn-3: 64 features, AdamW 2e-3 one-cycle, batch 64, shifts of up to 1/8, label smoothing 0.1"
 
 
 class Classifier(Extractor):
-    """Convolutions at full, half and quarter resolution, mean over positions, 64 features, class scores."""
+    """CNN at full, half and quarter resolution with average pooling, 64 features and a linear classification head."""
 
     knows_classes = True
 
@@ -58,16 +58,16 @@ class Classifier(Extractor):
         self.test_accuracy = math.nan
 
     def look(self, images: Tensor) -> Looked:
-        """The spatial features are 8 of the 64 channels at quarter resolution."""
+        """Extract features; the spatial ones are the first 8 channels at quarter resolution."""
         middle = self.body[:MIDDLE](to_float(images))
         features = self.body[MIDDLE:](middle)
         return Looked(features, middle[:, :8].flatten(1), self.head(features))
 
 
 def layers(classifier: Classifier, images: Tensor) -> list[Tensor]:
-    """The features (B, C, h, w) of its convolutions, two at each resolution, of float images in [-1, 1].
+    """Return the feature maps (B, C, h, w) of the convolutions, two per resolution, for float images in [-1, 1].
 
-    With gradients for the images; the classifier comes along to their device.
+    Gradients flow to the images. Moves the classifier to the images' device.
     """
     x, made = images, []
     for part in classifier.to(images.device).body:
@@ -92,7 +92,7 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, batch_size:
 
 
 def check_labels(source: Source) -> None:
-    """Raises ConfigError where the images have no labels to learn from."""
+    """Raise ConfigError if the data set has fewer than 2 classes."""
     if source.num_classes < 2:
         raise ConfigError(
             f"extractor=classifier learns its features from labelled images, and data={source.name} has "
@@ -102,7 +102,7 @@ def check_labels(source: Source) -> None:
 
 
 def trained_classifier(source: Source, cache: Path | str) -> Classifier:
-    """The classifier of a data set, from the cache, or trained and put there. Raises ConfigError without labels."""
+    """Load the data set's classifier from the cache, or train and cache it. Raises ConfigError without labels."""
     check_labels(source)
     fingerprint = hashlib.sha256(f"{source.fingerprint} {RECIPE}".encode()).hexdigest()[:16]
     state = cached(Path(cache) / f"{source.name}-classifier-{fingerprint}.pt", lambda: _train(source))
@@ -116,17 +116,17 @@ def trained_classifier(source: Source, cache: Path | str) -> Classifier:
 
 
 def _train(source: Source) -> dict[str, Any]:
-    """The recipe: 60,000 images in all, but 3 to 40 passes over the data.
+    """Train on 60,000 images in total, within 3 to 40 epochs.
 
-    On the CPU, even where there is a GPU, and with the same number of threads everywhere, which decides how sums are
-    rounded: so figures of one machine can be compared with those of another.
+    Always runs on the CPU with a fixed number of threads, which determines the rounding of sums, so that metrics are
+    comparable between machines.
     """
     data, labels = source.train, source.train.labels
     passes = min(40, max(3, round(60_000 / len(data))))
     batch_size = min(64 if len(data) < 10_000 else 256, len(data))
     steps = passes * (len(data) // batch_size)
     with _threads(THREADS), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-        torch.default_generator.manual_seed(seed_for("classifier", RECIPE))  # a GPU's own is left alone
+        torch.default_generator.manual_seed(seed_for("classifier", RECIPE))  # leaves the GPU's generator alone
         classifier = Classifier(source.shape, source.num_classes).train()
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
@@ -153,7 +153,7 @@ def _train(source: Source) -> dict[str, Any]:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Inside, torch computes in that many."""
+    """Set the number of torch threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -163,7 +163,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
-    """The batch moved by up to an eighth of its side, edges repeated."""
+    """Shift the batch by up to 1/8 of the image side, with replicated edges."""
     reach = max(1, images.shape[-1] // 8)
     dx, dy = torch.randint(0, 2 * reach + 1, (2,), generator=rng).tolist()
     padded = nnf.pad(images.float(), [reach] * 4, mode="replicate").to(torch.uint8)

@@ -1,4 +1,4 @@
-"""From a pipeline to figures that carry their provenance, each beside that of real test images, its floor."""
+"""Evaluation of image models: metrics with their provenance, each next to its floor, its value for real test images."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -27,7 +27,7 @@ DEFAULT: Mapping[str, Figure] = {"fid": FID(), "class_accuracy": ClassAccuracy()
 
 
 def check_figures(figures: Mapping[str, Figure]) -> None:
-    """Raises ConfigError where none is left by which a model can be judged."""
+    """Raise ConfigError if no metric is left that can be the headline."""
     if not any(figure.headline for figure in figures.values()):
         raise ConfigError(
             "metrics.figures leaves nothing to judge a model by; keep fid, sfid, kid or mmd, or take metrics=none"
@@ -35,13 +35,13 @@ def check_figures(figures: Mapping[str, Figure]) -> None:
 
 
 class Evaluation:
-    """Figures of generated images against a data set's training images, as one extractor sees them.
+    """Compute metrics of generated images against a data set's training images in one extractor's feature space.
 
-    The floor of a figure is that of as many real test images: what a perfect model would be expected to get. It stands
-    beside it as `floor.<name>`, and as `floor` for the one that judges the model. keep: of how many images the features
-    are kept, for figures that are made of more than sums.
+    The floor of a metric is its value for the same number of real test images, the expected value of a perfect model.
+    Stored as `floor.<name>`, and as `floor` for the headline metric. keep: number of images whose features are kept for
+    metrics that need more than sums.
 
-    All ranks take part in every method; each figure is the same on all of them.
+    All ranks must call every method; the results are the same on all of them.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Evaluation:
         self._warned: set[int] = set()
 
     def reference(self, n: int) -> Reference:
-        """All training images, and n test images or as many as there are, which are spread evenly over all of them."""
+        """Statistics of all training images and of n test images, or all if fewer, spread evenly over the test set."""
         if self._train is None:
             self._train = self.real.train(self.needs)
         n = min(n, len(self.source.test))
@@ -72,7 +72,7 @@ class Evaluation:
         return Reference(self._train, self._tests[n])
 
     def floor(self, n: int) -> dict[str, float]:
-        """The figures of n real test images, or as many as there are."""
+        """Metrics of n real test images, or of all if there are fewer."""
         n = min(n, len(self.source.test))
         if n not in self._floors:
             told = (n, self.needs, [figure.words for figure in self.figures.values()])
@@ -80,7 +80,7 @@ class Evaluation:
         return self._floors[n]
 
     def size(self, n: int | None) -> int:
-        """n; None: as many as there are test images, but no more than 1,000."""
+        """n, or by default the number of test images up to 1,000."""
         return min(1000, len(self.source.test)) if n is None else n
 
     def _figures_of_test(self, n: int) -> dict[str, float]:
@@ -102,11 +102,10 @@ class Evaluation:
         batch_size: int = 100,
         saved: Path | None = None,
     ) -> dict[str, Any]:
-        """Figures of samples 0 ... n - 1 of a seed, in plain values; "headline" names the one that judges the model.
+        """Compute the metrics of samples 0 ... n - 1 of a seed, as plain values; "headline" names the headline metric.
 
-        n None: as many as there are test images, but no more than 1,000. saved: a file in which what is known of the
-        samples is kept every 20 s, for an evaluation that is interrupted; of the same samples it is gone on with. The
-        caller removes it.
+        n None: the number of test images, up to 1,000. saved: a file for partial results, written every 20 s; an
+        interrupted evaluation of the same samples resumes from it. The caller removes it.
         """
         n = self.size(n)
         if n < 2:
@@ -146,7 +145,7 @@ class Evaluation:
             "data_fingerprint": self.source.fingerprint[:16],
             "given": ", ".join(wishes.given) or "none",
             "sample_seed": seed,
-            "nfe": generation.evaluations,  # adaptive samplers take as many as their slowest image
+            "nfe": generation.evaluations,  # of the slowest image for adaptive samplers
             **recipe.words,
             "seconds": round(generation.seconds, 2),
             "sampling_seconds": round(generation.sampling_seconds, 2),
@@ -164,9 +163,9 @@ class Evaluation:
         return samples.reduced(self.source.train)
 
     def _reconstructed(self, pipeline: Pipeline, n: int) -> dict[str, float]:
-        """What the codec loses, of the test images that the floor is of: nothing where there is none.
+        """Reconstruction metrics of the codec on the floor's test images; empty without a codec.
 
-        rfid: the FID of its reconstructions, where FID is among the figures; rpsnr: the mean PSNR, in dB.
+        rfid: FID of the reconstructions, if FID is among the metrics; rpsnr: mean PSNR in dB.
         """
         if isinstance(pipeline.codec, Identity):
             return {}
@@ -186,7 +185,7 @@ class Evaluation:
         return found
 
     def _judged_real(self, wishes: Wishes, n: int) -> dict[str, float]:
-        """How well the first n test images do what is asked of samples 0 ... n - 1: what they show was asked for."""
+        """Condition metrics of the first n test images, under the conditions they provide for samples 0 ... n - 1."""
         if not wishes.conditioner.sees:
             return {}
         found = Statistics(n)
@@ -197,7 +196,7 @@ class Evaluation:
         return found.told
 
     def _warn(self, n: int) -> None:
-        """Once for each n, where FID is found and there are too few images for a covariance of full rank."""
+        """Warn once per n if FID is computed from too few images for a full-rank covariance."""
         few, dim = min(n, len(self.source.train)), self.extractor.dim
         fitted = any(isinstance(figure, FID) for figure in self.figures.values())
         if not fitted or few > dim or n in self._warned or distributed.rank() > 0:
@@ -212,8 +211,7 @@ class Evaluation:
 
 
 def asks_for_classes(pipeline: Pipeline, recipe: Recipe) -> bool:
-    """Whether samples are asked to be of a class: of the network, the exact denoiser, or the classifier that guides; or
-    of that of the image of which they were given a part."""
+    """Whether samples have a requested class, from the network, exact denoiser, guiding classifier or inpainting."""
     guided = isinstance(recipe.guidance, GuidedByClassifier) and recipe.guidance.scale != 0
     told = pipeline.conditioner.asks_class or getattr(pipeline.denoiser, "classes", None) is not None
     return told or guided or recipe.inpainting is not None

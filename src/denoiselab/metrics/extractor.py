@@ -1,4 +1,4 @@
-"""Feature extractors: the space in which sets of images are compared."""
+"""Interface of feature extractors, which define the space in which image sets are compared."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple, final
@@ -7,31 +7,31 @@ from torch import Tensor, nn
 
 
 class Looked(NamedTuple):
-    """What an extractor sees in images (B, C, H, W)."""
+    """Output of an extractor for images (B, C, H, W)."""
 
     features: Tensor  # (B, dim)
-    spatial: Tensor | None = None  # (B, S): a few channels at every place of a middle layer, for the spatial FID
-    logits: Tensor | None = None  # (B, K) of the classes that the extractor knows, for the Inception score
+    spatial: Tensor | None = None  # (B, S): some channels of a middle layer at every position, for sFID
+    logits: Tensor | None = None  # (B, K), of the extractor's own classes, for the Inception score
 
 
 class Extractor(nn.Module, ABC):
-    """What stands beside every figure made with one: `name`, with a hash of the weights in it, and how it resizes.
+    """Base class of feature extractors; `name` (with a hash of the weights) and `resize` are stored with every metric.
 
-    dim: the number of features. knows_classes: whether its classes are those of the data, so that it can say whether
-    an image is of the class that was asked for.
+    dim: number of features. knows_classes: whether its classes are those of the data, so that it can check whether an
+    image is of the requested class.
     """
 
     name: str
     dim: int
     digest: str  # sha256 of the weights, 16 hex digits
-    resize: str = "none"  # in words: to what size, how, and as which program does it
+    resize: str = "none"  # description: size, method, and the reference implementation
     knows_classes: bool = False
 
     @abstractmethod
     def look(self, images: Tensor) -> Looked:
-        """images: uint8 (B, C, H, W)."""
+        """Extract features from images: uint8 (B, C, H, W)."""
 
     @final
     def features(self, images: Tensor) -> Tensor:
-        """images: uint8 (B, C, H, W) -> (B, dim)."""
+        """Map images, uint8 (B, C, H, W), to features (B, dim)."""
         return self.look(images).features

@@ -1,6 +1,4 @@
-"""The samples that are to be judged, batch by batch, with what is gathered of them kept in a file now and then, so that
-a long evaluation that was interrupted is gone on with: its batches are then those of one that was not.
-"""
+"""Resumable, batched generation of the samples of an evaluation; an interrupted run resumes with the same batches."""
 
 import hashlib
 import time
@@ -17,11 +15,11 @@ from denoiselab.files import replacing
 from denoiselab.pipeline import Generated, Pipeline, Recipe
 from denoiselab.progress import track
 
-EVERY = 20.0  # seconds between two writes
+EVERY = 20.0  # seconds between writes of the partial results
 
 
 class Gathered(Protocol):
-    """What grows with each batch."""
+    """Partial results that grow with each batch."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -29,12 +27,12 @@ class Gathered(Protocol):
 
 
 class Generation:
-    """This rank's part of samples 0 ... n - 1 of a seed, each of which is asked for what its number says.
+    """Generate this rank's share of samples 0 ... n - 1 of a seed, each with the condition of its index.
 
-    saved: the file, None for none; on several ranks each has one of its own. about: what else than the samples what is
-    gathered depends on; a file of other samples or other things is not read. After the last batch, `evaluations` (NFE),
-    `sampling_seconds`, in which samples were made and nothing else, and `seconds`, which passed in all, tell what it
-    took, interrupted times included: the slowest rank's.
+    saved: file for the partial results, one per rank; None for no file. about: whatever else the partial results depend
+    on; a file for other samples or another `about` is ignored. After the last batch, `evaluations` is the NFE,
+    `sampling_seconds` the time spent in sampling alone and `seconds` the total time. All three include interrupted runs
+    and are those of the slowest rank.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Generation:
         self.started = self.written = time.monotonic()
 
     def into(self, gathered: Gathered, description: str) -> Iterator[Generated]:
-        """The batches that are not yet in `gathered`, which the caller adds them to."""
+        """Yield the batches not yet in `gathered`; the caller adds them to it."""
         self._go_on(gathered)
         rest = self.indices[self.done :]
         batches = self.pipeline.generate(self.recipe, rest, self.wishes, self.seed, self.batch_size)
@@ -103,7 +101,7 @@ class Generation:
         self.written = time.monotonic()
 
     def _key(self, about: object) -> str:
-        """Of the model with its weights and schedule, the recipe, and `about`: 64 hex digits."""
+        """Hash of the model, its weights and schedule, the recipe, and `about`: 64 hex digits."""
         place = (distributed.rank(), distributed.world_size())
         words = (str(self.pipeline), sorted(self.recipe.words.items()), self.recipe.float64, place, about)
         digest = hashlib.sha256(repr(words).encode())

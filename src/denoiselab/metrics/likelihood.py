@@ -1,6 +1,6 @@
-"""From a pipeline to the likelihood of the test images: bits a dimension with their errors, and where they come from.
+"""Evaluation of the test images' likelihood: bits/dim with errors, split into parts and by log-SNR.
 
-bits/dim = nats/(D ln 2) for images, whose nats are of probabilities. Points have a density, and nats/D beside it.
+bits/dim = nats/(D ln 2) for images, whose nats are of probabilities. Points have a density, reported as nats/D.
 """
 
 import csv
@@ -28,19 +28,19 @@ from denoiselab.progress import track
 
 
 class Row(NamedTuple):
-    """A part of the mean over images: all of a part, or what of it is between two log-SNR."""
+    """A summand of the mean over images: a whole part, or its share between two log-SNR."""
 
     part: str
     log_snr_from: float | None
     log_snr_to: float | None
-    value: float  # bits or nats a dimension; the rows add up to the whole
+    value: float  # bits or nats per dimension; the rows sum to the total
     error: float  # standard error over images
     evaluations: int | None  # of the denoiser, over all images
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Figures in plain values, those of them that are logged while training, and the table."""
+    """Result of a likelihood evaluation: metrics as plain values, the subset logged during training, and the table."""
 
     name: str  # bits_per_dim or nats_per_dim
     figures: dict[str, Any]
@@ -53,7 +53,7 @@ class Judged:
         return ", ".join(f"{key.removeprefix('likelihood.')} {word}" for key, word in words.items())
 
     def write(self, folder: Path) -> np.ndarray | None:
-        """likelihood.csv and likelihood.png; the picture, where the likelihood is told by log-SNR."""
+        """Write likelihood.csv and, if there are values by log-SNR, likelihood.png; return the picture."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "likelihood.csv").open("w", newline="") as file:
             writer = csv.writer(file)
@@ -69,10 +69,10 @@ class Judged:
 
 
 class LikelihoodEvaluation:
-    """The likelihood of the first n test images under a pipeline's denoiser; n None: of all, but no more than 1,000.
+    """Compute the likelihood of the first n test images under a pipeline's denoiser; n None: of all, up to 1,000.
 
-    The denoiser is told what it was trained with, its condition too; guidance and threshold have no part in it. All
-    ranks take part; the figures are the same on all of them. Raises ConfigError for less than 2 test images.
+    The denoiser gets its training inputs and condition, without guidance or threshold. All ranks must call it; the
+    metrics are the same on all of them. Raises ConfigError for fewer than 2 test images.
     """
 
     def __init__(self, source: Source, method: Likelihood, n: int | None = None, batch_size: int = 100) -> None:
@@ -87,7 +87,7 @@ class LikelihoodEvaluation:
 
     @torch.no_grad()
     def __call__(self, pipeline: Pipeline) -> Judged:
-        """Raises IncompatibleError as `check` does, and RunError where the model gives NaN."""
+        """Evaluate the pipeline. Raises IncompatibleError as `check` does, and RunError if the model returns NaN."""
         check(pipeline)
         mine = distributed.share(self.n, self.batch_size)
         batches = []
@@ -95,7 +95,7 @@ class LikelihoodEvaluation:
             track(f"likelihood of {self.n} test images", self.n, quiet=distributed.rank() > 0) as advance,
             pipeline.evaluating(),
         ):
-            taken = mine or [0]  # a rank without an image learns from one what there is to be gathered
+            taken = mine or [0]  # a rank without images needs one for the structure of the results
             for start in range(0, len(taken), self.batch_size):
                 batches.append(self._nats(pipeline, taken[start : start + self.batch_size]))
                 advance(len(taken[start : start + self.batch_size]) * self.n // len(taken))
@@ -141,7 +141,7 @@ class LikelihoodEvaluation:
 
 
 def check(pipeline: Pipeline) -> None:
-    """Raises IncompatibleError for latents, and for a classifier of noisy images."""
+    """Raise IncompatibleError for latents and for a classifier of noisy images."""
     if not isinstance(pipeline.codec, Identity):
         raise IncompatibleError(
             f"bits/dim of latents are not those of images, and codec={type(pipeline.codec).__name__} makes latents; "
@@ -154,7 +154,7 @@ def check(pipeline: Pipeline) -> None:
 
 
 def _gathered(batches: list[Nats], mine: Sequence[int], n: int) -> Nats:
-    """The nats of images 0 ... n - 1, in order, on every rank: so their sums do not depend on how they were shared."""
+    """Collect the nats of images 0 ... n - 1 in order on every rank, so that sums do not depend on the sharding."""
 
     def whole(rows: list[Tensor]) -> Tensor:
         return distributed.collect(torch.cat(rows)[: len(mine)], mine, n)

@@ -1,9 +1,9 @@
-"""Mean and covariance of features in float64 from sums, exact under any batch size and number of processes; and the
-Fréchet distance of the Gaussians that have them.
+"""Mean and covariance of features, and the Fréchet distance of the Gaussians with these moments.
 
-d^2 = |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^{1/2}) (FID, Heusel 2017, eq. 6). With S_b = L L^T the trace of the
-root is the sum of the square roots of the eigenvalues of L^T S_a L, which is symmetric. For S_a of n rows it is the
-nuclear norm of (x_i - m_a)^T L / sqrt(n - 1), so that fewer rows than features cost an n x n problem alone.
+Moments come from float64 sums, exact under any batch size and number of processes. The distance is d^2 = |m_a - m_b|^2
++ tr(S_a + S_b - 2 (S_a S_b)^{1/2}) (FID, Heusel 2017, eq. 6). With S_b = L L^T, the trace of the root is the sum of the
+square roots of the eigenvalues of the symmetric L^T S_a L. For S_a of n rows it is the nuclear norm of (x_i - m_a)^T L
+/ sqrt(n - 1), so fewer rows than features need only an n x n problem.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums of 1, x and x x^T over rows x: (D,). Those of two sets together are their sum."""
+    """Sums of 1, x and x x^T over rows x: (D,). The moments of two sets together are their sum."""
 
     count: int
     sum: Tensor  # float64 (D,)
@@ -22,7 +22,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """features: (n, D)."""
+        """Compute the sums for features (n, D)."""
         rows = features.detach().cpu().double()
         return cls(len(rows), rows.sum(0), rows.T @ rows)
 
@@ -35,17 +35,17 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """Unbiased, (D, D)."""
+        """Unbiased covariance, (D, D)."""
         return (self.outer - torch.outer(self.sum, self.sum) / self.count) / (self.count - 1)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """d^2 of the two Gaussians."""
+    """Squared Fréchet distance d^2 of the two Gaussians."""
     return DistanceTo(b).of(a)
 
 
 class DistanceTo:
-    """The Fréchet distance of many sets to one, whose covariance is taken apart once."""
+    """The Fréchet distance of many sets to one reference, whose covariance is factorised once."""
 
     def __init__(self, reference: Moments) -> None:
         values, vectors = torch.linalg.eigh(reference.covariance)
@@ -57,10 +57,7 @@ class DistanceTo:
         return self._squared(moments.mean, moments.covariance.trace(), cross)
 
     def of_rows(self, rows: Tensor, seen: Tensor, times: Tensor) -> float:
-        """rows: float64 (n, D), each as many times as times: (n,) says.
-
-        seen: rows @ root, which is worth keeping where rows are drawn again and again.
-        """
+        """Distance of rows, float64 (n, D), with multiplicities times: (n,). seen: rows @ root, kept for resampling."""
         taken = times > 0
         rows, seen, times = rows[taken], seen[taken], times[taken].double()
         n = times.sum()

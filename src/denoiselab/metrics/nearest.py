@@ -1,9 +1,9 @@
-"""How near images are to a set of images, in pixels: the exact distances to the nearest and the second nearest.
+"""Exact pixel distances of images to their nearest and second nearest in a set of images.
 
-|a - b|^2 = |a|^2 + |b|^2 - 2 <a, b>, a and b the grey levels less 128. Their products are whole numbers of at most
-2^14, so sums over 1,024 pixels are of at most 2^24 and float32 holds them exactly, in any order: a matrix product costs
-no digit here, and an image is at distance 0 of its copy. Sides of more than 32 pixels are brought to 32 first, by means
-over areas, so that what is kept of an image is bounded.
+|a - b|^2 = |a|^2 + |b|^2 - 2 <a, b>, with a and b the grey levels minus 128. Products are integers of at most 2^14, so
+sums over 1,024 pixels are at most 2^24, which float32 represents exactly in any order: the matrix product is exact, and
+an image has distance 0 to its copy. Sides above 32 pixels are first reduced to 32 by area averaging, which bounds the
+storage per image.
 """
 
 import torch
@@ -14,11 +14,11 @@ from denoiselab.data.source import ImageSet
 
 SIDE = 32
 EXACT = 1024  # pixels in a float32 sum
-BATCH = 1000  # images of the set at once
+BATCH = 1000  # images of the set per block
 
 
 def in_pixels(images: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) -> (B, P), at most 32 x 32 pixels of each channel."""
+    """Map uint8 (B, C, H, W) to (B, P), at most 32 x 32 pixels per channel."""
     height, width = images.shape[-2:]
     if max(height, width) > SIDE:
         small = nnf.interpolate(images.float(), (min(height, SIDE), min(width, SIDE)), mode="area")
@@ -27,9 +27,9 @@ def in_pixels(images: Tensor) -> Tensor:
 
 
 def nearest_two(rows: Tensor, images: ImageSet) -> Tensor:
-    """uint8 (n, P) -> the distances of each to the nearest two of `images`, in grey levels, float64 (n, 2).
+    """Distances in grey levels, float64 (n, 2), of rows: uint8 (n, P) to the two nearest of `images`.
 
-    Infinite where there is no second.
+    Infinite if there is no second.
     """
     far = torch.iinfo(torch.int32).max
     nearest = torch.full((len(rows), 2), far, dtype=torch.int32)
@@ -48,7 +48,7 @@ def _centred(rows: Tensor) -> Tensor:
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(n, P) and (m, P) of whole numbers -> int32 (n, m)."""
+    """Map integer-valued (n, P) and (m, P) to int32 (n, m)."""
     total = torch.zeros(len(a), len(b), dtype=torch.int32)
     for x, y in zip(a.split(EXACT, 1), b.split(EXACT, 1), strict=True):
         products = (x @ y.T).int()

@@ -1,8 +1,8 @@
-"""Whether the objects of a scene are of the classes that were asked for, each by itself.
+"""Accuracy of the classes of individual objects in generated scenes.
 
-The pixels of an asked box are brought to one size and to unit length, without colour, and take the class of the nearest
-of the same crops of the training scenes: 1-nearest-neighbour, which needs no training. The floor, what it says of real
-test scenes, tells how often it is right itself.
+Each requested box is cropped, resized to one size, converted to grey and normalised to unit length, then classified by
+its nearest neighbour among the crops of the training scenes, without training. The floor, on real test scenes, is the
+accuracy of this classifier itself.
 """
 
 from functools import cached_property
@@ -20,14 +20,14 @@ _CHUNK = 1024
 
 
 class ObjectAccuracy(Judges):
-    """object_accuracy of each asked box: 1 where its crop is of that class, 0 where it is of another or black."""
+    """object_accuracy of each requested box: 1 if its crop is of that class, 0 if it is of another class or black."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
     @cached_property
     def _known(self) -> tuple[Tensor, Tensor]:
-        """Crops of the training scenes, (N, SIDE^2), and their classes (N,)."""
+        """Crops of the training scenes, (N, SIDE^2), and their classes, (N,)."""
         scenes = self.source.train
         parts = [
             crops(batch["image"], batch["boxes"])
@@ -47,9 +47,9 @@ class ObjectAccuracy(Judges):
 
 
 def crops(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """What is in the boxes (B, L, 5) of uint8 images: float32 (N, SIDE^2) of length 1, or 0 of black, and classes (N,).
+    """Crop boxes (B, L, 5) from uint8 images: float32 (N, SIDE^2) of length 1, or 0 if black, and classes (N,).
 
-    A box is seen in a square around its middle, of its longer side, and is not stretched; beside it all is black.
+    Each crop is the square around the box's centre with its longer side, not stretched; outside the box it is black.
     """
     place, number = (boxes[..., 0] != NOWHERE).nonzero(as_tuple=True)
     classes, corners = boxes[place, number].split([1, 4], 1)

@@ -1,9 +1,9 @@
-"""Figures of generated points: the sliced Wasserstein-1 distance in the plane, and what lies off the plane.
+"""Evaluation of generated points: the sliced Wasserstein-1 distance in the plane, and the share off the plane.
 
-SW(a, b) = mean over directions d_k of W1(<a, d_k>, <b, d_k>) (Rabin 2011), d_k = (cos, sin)(pi (k + 1/2)/K),
-k = 0 ... K - 1. In one dimension W1 = integral |F_a - F_b|, F the empirical distribution functions, which sorting gives
-exactly, for any two numbers of points. Points of D > 2 dimensions are brought to the plane first, so that figures of
-different D can be compared; the share of their squared norm that this loses stands beside it, as `off_plane`.
+SW(a, b) = mean over directions d_k of W1(<a, d_k>, <b, d_k>) (Rabin 2011), d_k = (cos, sin)(pi (k + 1/2)/K), k = 0 ...
+K - 1. In one dimension W1 = integral |F_a - F_b|, with F the empirical distribution functions; sorting gives it exactly
+for any two numbers of points. Points of D > 2 dimensions are first projected to the plane, so that metrics of different
+D are comparable; `off_plane` is the share of their squared norm that the projection discards.
 """
 
 import math
@@ -23,7 +23,7 @@ from denoiselab.pipeline import Pipeline, Recipe
 
 
 def wasserstein(a: Tensor, b: Tensor) -> Tensor:
-    """W1 of the columns of a: (n, K) and b: (m, K), each row with the same weight: (K,), exact."""
+    """Exact W1 of the columns of a: (n, K) and b: (m, K), with equal weight for each row: (K,)."""
     a, b = a.T.sort(1).values, b.T.sort(1).values
     values = torch.cat([a, b], 1).sort(1).values
     left = values[:, :-1].contiguous()
@@ -39,7 +39,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 64) -> float:
 
 
 class Gathered:
-    """Rows, one batch after the other."""
+    """Rows concatenated over batches."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.rows = torch.empty(0, *shape)
@@ -55,10 +55,10 @@ class Gathered:
 
 
 class PointEvaluation:
-    """Figures of generated points against a data set's test points.
+    """Compute metrics of generated points against a data set's test points.
 
-    The floor is the distance of the training points, the first n of them, from the test points: what a perfect model
-    would be expected to get. All ranks take part; each figure is the same on all of them.
+    The floor is the distance of the first n training points from the test points, the expected value of a perfect
+    model. All ranks must call it; the results are the same on all of them.
     """
 
     @checked
@@ -67,11 +67,11 @@ class PointEvaluation:
         self.reference = source.in_plane(source.test.images)
 
     def size(self, n: int | None) -> int:
-        """n; None: as many as there are test points."""
+        """n, or by default the number of test points."""
         return len(self.source.test) if n is None else n
 
     def floor(self, n: int) -> float:
-        """The distance of the first n training points from the test points."""
+        """Distance of the first n training points from the test points."""
         return self._distance(self.source.in_plane(self.source.train.images[:n]))
 
     def _distance(self, plane: Tensor) -> float:
@@ -86,10 +86,10 @@ class PointEvaluation:
         batch_size: int = 2048,
         saved: Path | None = None,
     ) -> dict[str, Any]:
-        """Figures of samples 0 ... n - 1 of a seed, in plain values. n None: as many as there are test points.
+        """Compute the metrics of samples 0 ... n - 1 of a seed, as plain values; n None: as many as test points.
 
-        saved: a file in which the points are kept every 20 s, from which an interrupted evaluation goes on. The caller
-        removes it.
+        saved: a file for the points, written every 20 s; an interrupted evaluation resumes from it. The caller removes
+        it.
         """
         n = self.size(n)
         if n < 2:
@@ -125,6 +125,6 @@ class PointEvaluation:
 
 
 def off_plane(points: Tensor, plane: Tensor) -> float:
-    """sum |x - P P^T x|^2 / sum |x|^2, of x: (n, D) and P^T x: (n, 2)."""
+    """sum |x - P P^T x|^2 / sum |x|^2, for x: (n, D) and P^T x: (n, 2)."""
     whole = points.double().square().sum()
     return float((1 - plane.square().sum() / whole).clamp(min=0))

@@ -1,4 +1,4 @@
-"""Statistics of a data set's real images, from the cache where they are known."""
+"""Cached statistics of a data set's real images."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,33 +16,33 @@ from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.progress import track
 
 BATCH = 500
-# What is kept is known by the code that makes it, too: another version of it makes its own.
+# Part of the cache key: another version of the code computes its own statistics.
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()
 
 
 class Real:
-    """All ranks take part in every method. `keep`: of how many images the features are kept."""
+    """Statistics of real images; all ranks must call every method. keep: number of images whose features are kept."""
 
     def __init__(self, source: Source, extractor: Extractor, cache: Path, keep: int) -> None:
         self.source, self.extractor, self.cache, self.keep = source, extractor, cache, keep
 
     def train(self, needs: Needs) -> Statistics:
-        """Of all training images, which have no distances to themselves."""
+        """Statistics of all training images, without distances to themselves."""
         return self._of("train", self.source.train, len(self.source.train), needs._replace(distances=False))
 
     def test(self, n: int, needs: Needs) -> Statistics:
-        """Of n test images, spread evenly over all of them."""
+        """Statistics of n test images, spread evenly over the test set."""
         return self._of("test", self.source.test, n, needs)
 
     def cached(self, kind: str, what: object, make: Callable[[], Any]) -> Any:
-        """What `make` gives, kept by all that it depends on: data, extractor, `keep`, `what`."""
+        """Cache the result of `make` by all it depends on: data, extractor, `keep` and `what`."""
         seen = (self.extractor.name, self.extractor.digest, self.extractor.resize)
         key = hashlib.sha256(repr((CODE, self.source.fingerprint, seen, self.keep, kind, what)).encode())
         return cached(self.cache / f"{self.source.name}-{kind}-{key.hexdigest()[:16]}.pt", make, together=True)
 
     @torch.inference_mode()
     def look(self, images: Tensor) -> Looked:
-        """images: uint8 (B, C, H, W)."""
+        """Extract features from images: uint8 (B, C, H, W)."""
         return self.extractor.look(images.to(next(self.extractor.parameters(), images).device))
 
     def _of(self, kind: str, images: ImageSet, n: int, needs: Needs) -> Statistics:

@@ -1,11 +1,11 @@
-"""What figures need of a set of images, gathered batch by batch in memory that no number of images exceeds.
+"""Statistics of a set of images that metrics need, gathered batch by batch in bounded memory.
 
-All of it is sums: float64 sums over all n samples, whose rounding is all that batch sizes and processes can change, and
-rows of the first `keep` samples, for what cannot be streamed, in their places of an array that is 0 elsewhere. So the
-ranks' sums, added once, are those of one process, and the rows are the same bit by bit.
+All statistics are sums: float64 sums over all n samples, which depend on batch sizes and processes only by rounding,
+and rows of the first `keep` samples, for metrics that cannot be streamed, in an array that is 0 elsewhere. Adding the
+sums of all ranks thus gives those of one process, with bitwise equal rows.
 
-A sample is known by its index. Samples of a seed go by their own; real images, which a data set may hold in any order,
-in the one that `spread` gives.
+Samples are identified by index: generated ones by their index in the seed, real ones by the order of `spread`, since a
+data set may be stored in any order.
 """
 
 import math
@@ -21,25 +21,25 @@ from denoiselab.metrics.extractor import Looked
 from denoiselab.metrics.moments import Moments
 from denoiselab.metrics.nearest import in_pixels, nearest_two
 
-FEW = 5  # samples of a class
-MOST = 4096  # spatial features: the covariance of more would take gigabytes
+FEW = 5  # samples per class
+MOST = 4096  # spatial features; the covariance of more would take gigabytes
 
 
 class Needs(NamedTuple):
-    """What a figure needs that costs something to gather."""
+    """Statistics that are costly to gather, as required by a metric."""
 
     spatial: bool = False  # moments of the spatial features
-    distances: bool = False  # in pixels, to the nearest two training images
-    splits: int = 1  # parts in which the class scores are summed
+    distances: bool = False  # pixel distances to the two nearest training images
+    splits: int = 1  # parts over which the class scores are summed
 
     def __or__(self, other: "Needs") -> "Needs":
-        """What serves both: sums over more parts can be added to those over fewer."""
+        """Combine both; sums over more parts can be merged into those over fewer."""
         splits = math.lcm(self.splits, other.splits)
         return Needs(self.spatial or other.spatial, self.distances or other.distances, splits)
 
 
 class Statistics:
-    """Of samples 0 ... n - 1."""
+    """Statistics of samples 0 ... n - 1."""
 
     def __init__(self, n: int, keep: int = 10_000, needs: Needs = Needs()) -> None:
         self.n, self.needs = n, needs
@@ -49,8 +49,10 @@ class Statistics:
     def update(
         self, indices: Sequence[int], looked: Looked, images: Tensor, labels: Tensor, judged: bool = False
     ) -> None:
-        """Adds samples `indices`: what an extractor has seen in them, images: uint8 (B, C, H, W), of which labels: (B,)
-        are the classes; judged: whether the extractor's classes are the same, and should be found in the images."""
+        """Add samples `indices`: extractor outputs, images: uint8 (B, C, H, W) and their classes, labels: (B,).
+
+        judged: whether the extractor's classes are those of the labels and are to be compared with them.
+        """
         index = torch.tensor(indices)
         first = index < self.keep
         self._add_moments("features", looked.features)
@@ -71,13 +73,13 @@ class Statistics:
             self._add("right", (looked.logits.argmax(1).cpu() == labels.cpu()).sum())
 
     def judge(self, figures: Mapping[str, Tensor]) -> None:
-        """Adds how well images do as they are told, float (B,) each."""
+        """Add condition metrics of images, float (B,) each."""
         for name, values in figures.items():
             values = values.detach().cpu().double()
             self._add(f"told.{name}", torch.stack([values.sum(), torch.tensor(float(len(values)))]))
 
     def reduced(self, train: ImageSet | None = None) -> "Statistics":
-        """The statistics of all ranks together; where distances are needed, to the images of `train`."""
+        """Sum the statistics over all ranks; if distances are needed, compute them to the images of `train`."""
         whole, sums = Statistics(self.n, self.keep, self.needs), dict(self.sums)
         pixels, placed = sums.pop("pixels", None), sums.pop("placed", None)
         if train is not None and pixels is not None and placed is not None:
@@ -96,57 +98,57 @@ class Statistics:
 
     @property
     def spatial(self) -> Moments | None:
-        """None where the extractor has none or more than 4,096, or no figure needs them."""
+        """Moments of the spatial features; None if there are none or more than 4,096, or no metric needs them."""
         return self._moments("spatial") if "spatial.sum" in self.sums else None
 
     @property
     def kept(self) -> Tensor:
-        """The features of the first samples, (keep, D)."""
+        """Features of the first samples, (keep, D)."""
         return self.sums["kept"]
 
     @property
     def labels(self) -> Tensor:
-        """The classes of the first samples, (keep,)."""
+        """Classes of the first samples, (keep,)."""
         return self.sums["labels"]
 
     @property
     def strata(self) -> Tensor:
-        """The groups in which the first samples were drawn, as many of each: (keep,).
+        """Groups of fixed size in which the first samples were drawn, (keep,).
 
-        Their classes, or one group of all where a class has too few to say how much they scatter.
+        The classes, or a single group if a class has too few samples to estimate its variance.
         """
         sizes = self.labels.bincount()
         return self.labels if sizes[sizes > 0].min() >= FEW else torch.zeros_like(self.labels)
 
     @property
     def scores(self) -> Tensor | None:
-        """Sums over each part of the samples of the classes' probabilities p and, last, of sum p log p: a row a part.
+        """Sums of the class probabilities p and, last, of sum p log p over the samples of each part: (splits, K + 1).
 
-        (splits, K + 1). Sample i is in part floor(i splits / n). None where the extractor knows no classes.
+        Sample i is in part floor(i splits / n). None if the extractor has no classes.
         """
         return self.sums.get("scores")
 
     @property
     def right(self) -> int | None:
-        """How many are of the class that they should be; None where nobody can say."""
+        """Number of samples with the requested class; None if unknown."""
         return int(self.sums["right"]) if "right" in self.sums else None
 
     @property
     def told(self) -> dict[str, float]:
-        """The mean of each figure of how well images do as they are told."""
+        """Mean of each condition metric."""
         sums = {name.removeprefix("told."): value for name, value in self.sums.items() if name.startswith("told.")}
         return {name: float(total / count) for name, (total, count) in sums.items() if count}
 
     @property
     def distances(self) -> Tensor | None:
-        """Of the first samples to the nearest and second nearest training image, in grey levels: (keep, 2)."""
+        """Distances in grey levels of the first samples to the two nearest training images: (keep, 2)."""
         return self.sums.get("distances")
 
     def state_dict(self) -> dict[str, Any]:
         return self.sums
 
     def load_state_dict(self, state: dict[str, Any]) -> "Statistics":
-        """Goes on from the state of statistics of the same n, keep and needs."""
+        """Resume from the state of statistics with the same n, keep and needs."""
         self.sums = state
         return self
 

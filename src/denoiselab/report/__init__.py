@@ -1,10 +1,10 @@
-"""Runs set side by side: what they are is read from their folders, compared, and shown as a page, Markdown and CSV.
+"""Comparison reports: runs are read from their folders, compared, and written as HTML, Markdown and CSV.
 
-    reading words      from folders to rows: figures, what they are of in words, and the command that makes them again
-    comparing          which rows may be compared, which are the same, and what has to be known
+    reading words               run folders to rows: metrics, description and command
+    comparing                   which rows are comparable or duplicates, and warnings
     study effects statistics    settings and their ranking, axes and their effects, intervals
-    curves charts tables        what is drawn, how, and what stands in tables
-    report             all of it, written
+    curves charts tables        charts, their drawing, and tables
+    report                      the report and its files
 
-Neither torch nor Lightning nor Hydra is needed.
+Needs neither torch nor Lightning nor Hydra.
 """

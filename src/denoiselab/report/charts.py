@@ -1,7 +1,7 @@
-"""Lines, dots with intervals and steps as SVG that stands in a page: its text is text, its colours are the page's own.
+"""Line, dot and interval charts as inline SVG, with selectable text and the page's colours.
 
-Colours are CSS variables (--ink, --muted, --line, --s0 ... --s7), so that a page may have others by night. A series has
-its colour, marker and dashes from its Style, one for its name through all charts.
+Colours are CSS variables (--ink, --muted, --line, --s0 ... --s7), so that a page can define a dark mode. A series keeps
+the colour, marker and dashes of its Style in all charts.
 """
 
 import math
@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = 8
-_INK, _MUTED, _LINE = "#0c0c0c", "#0d0d0d", "#0e0e0e"  # stand for --ink, --muted and --line until the SVG is written
+_INK, _MUTED, _LINE = "#0c0c0c", "#0d0d0d", "#0e0e0e"  # placeholders for --ink, --muted and --line in the SVG
 _MARKERS, _DASHES = "osD^vPX*", ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "denoiselab",
-    "text.parse_math": False,  # a $ in a name is a dollar
+    "text.parse_math": False,  # show a $ in a name as it is
     "font.size": 9.5,
     "axes.edgecolor": _LINE,
     "axes.labelcolor": _INK,
@@ -43,7 +43,7 @@ _STYLE: Any = {
 
 
 class Style(NamedTuple):
-    """How a series looks: which of the page's colours, and which marker and dashes."""
+    """Look of a series: indices of its page colour, marker and dashes."""
 
     colour: int = 0
     marker: int = 0
@@ -59,7 +59,7 @@ class Style(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Points of one name; low and high are the ends of intervals, where there are any."""
+    """Named points; low and high are the ends of their intervals, if any."""
 
     name: str
     style: Style
@@ -67,11 +67,11 @@ class Series(NamedTuple):
     y: Sequence[float]
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
-    notes: Sequence[str] = ()  # beside the points
+    notes: Sequence[str] = ()  # labels of the points
 
 
 class Chart(NamedTuple):
-    """What a picture shows; `said` tells it in words, also to those who do not see it."""
+    """Contents of a chart; `said` describes it in text, also for screen readers."""
 
     name: str
     x: str
@@ -81,12 +81,12 @@ class Chart(NamedTuple):
     log_x: bool = False
     log_y: bool = False
     floor: float | None = None
-    points: bool = True  # markers at the points; else a plain line
+    points: bool = True  # draw markers
     ticks: Sequence[float] = ()
 
 
 def lines(chart: Chart) -> str:
-    """Each series as a line through its points."""
+    """Draw each series as a line through its points."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(7.4, 3.9)
         for series in chart.series:
@@ -116,7 +116,7 @@ def lines(chart: Chart) -> str:
 
 
 def dots(chart: Chart, width: float = 7.4) -> str:
-    """A row for each series, of one point and its interval, from above to below; `width` in inches."""
+    """Draw one row per series, a point with its interval, from top to bottom; `width` in inches."""
     with matplotlib.rc_context(_STYLE):
         rows = len(chart.series)
         figure, axes = _canvas(width, 0.75 + 0.25 * rows)
@@ -150,17 +150,17 @@ def _canvas(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def _named(name: str) -> str:
-    """For a legend, which leaves out what begins with _; a space of no width stands before it."""
+    """Legend label; a zero-width space protects a leading _, which matplotlib would hide."""
     return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _above(low: float, point: float, log: bool) -> float:
-    """An interval's lower end; on a logarithmic axis one that reaches 0 is cut off at the edge."""
+    """Lower end of an interval, cut off at the edge of a logarithmic axis if it reaches 0."""
     return max(low, 1e-9 * point) if log else low
 
 
 def _limits(values: Sequence[float], floor: float | None, least: float = 0.0) -> tuple[float, float]:
-    """Of a logarithmic axis: points decide, and intervals go to its edge; what is below `least` of all is nothing."""
+    """Limits of a logarithmic axis, from the points alone; ignores values below `least` times the largest."""
     shown = [value for value in (*values, *(() if floor is None else (floor,))) if value > 0]
     low, high = max(min(shown), least * max(shown)), max(shown)
     margin = max((high / low) ** 0.06, 1.15)
@@ -172,14 +172,14 @@ def _floor(draw: Any, at: float) -> None:
 
 
 def _scale(axis: Any, log: bool, ticks: Sequence[float] = ()) -> None:
-    """Plain numbers on a logarithmic axis, at the points themselves where these are few."""
+    """Set plain numbers on a logarithmic axis, at the ticks given if there are any."""
     if not log:
         return
     axis._set_axes_scale("log")
     if ticks:
         kept: list[float] = []
         for tick in sorted(ticks):
-            if not kept or tick > 1.15 * kept[-1]:  # else their numbers would overlap
+            if not kept or tick > 1.15 * kept[-1]:  # else labels would overlap
                 kept.append(tick)
         axis.set_ticks(kept, [f"{tick:.4g}" for tick in kept])
     else:
@@ -192,7 +192,7 @@ def _scale(axis: Any, log: bool, ticks: Sequence[float] = ()) -> None:
 
 
 def _number(value: float) -> str:
-    """Of a tick: 0.01, 500, 10⁻⁵."""
+    """Format a tick: 0.01, 500, 10⁻⁵."""
     if 1e-4 < value < 1e5:
         return f"{value:.4g}"
     power = math.floor(math.log10(value) + 1e-9)
@@ -201,7 +201,7 @@ def _number(value: float) -> str:
 
 
 def _svg(figure: Figure, name: str, said: str) -> str:
-    """The figure as one <svg>: names of its own, no size of its own, no address, no font and no colour of its own."""
+    """Convert to one <svg> with unique ids and no size, URLs, fonts or colours of its own."""
     written = StringIO()
     figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = written.getvalue()

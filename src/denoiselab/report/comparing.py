@@ -1,8 +1,7 @@
-"""What may be set side by side: figures of one data set and split, through one extractor, of as many samples.
+"""Comparability of metrics: same data set and split, extractor and number of samples.
 
-A figure of 1,000 samples is no better or worse than one of 5,000 by its number alone (FID is biased by n), features of
-two extractors have nothing in common, and a model that was given parts of the test images has an easier task; so such
-sets are refused, and `where` picks one of them.
+FID depends on n, features of two extractors are unrelated, and a model given parts of the test images has an easier
+task; such mixtures are refused, and `where` selects one of them.
 """
 
 from collections import Counter
@@ -15,13 +14,12 @@ from denoiselab.errors import ConfigError, IncompatibleError, RunError
 from denoiselab.report.reading import Left, Row, near
 from denoiselab.report.words import shown
 
-# What must be equal, what says most first. A figure that does not say one of them (an older one) is not refused for it.
+# Keys that must be equal, most telling first; older metrics that lack one are accepted.
 KEYS = (
     *("headline", "data", "data_fingerprint", "split"),
     *("given", "extractor", "extractor_weights", "resize", "n", "floor_n"),
 )
-# Of some figures more must be: their own settings, and of how many images features are kept. FID has none that bear on
-# it, and seeds of draws are none.
+# Further keys of some metrics: their settings and the number of kept images. FID has none; random seeds do not count.
 _OWN = {
     "bits_per_dim": ("likelihood",),
     "nats_per_dim": ("likelihood",),
@@ -35,11 +33,11 @@ _OWN = {
     "memorised": ("keep", "figures.memorisation"),
 }
 _SETTINGS = ("likelihood", "mmd_sigma", "directions", "keep", "figures")
-PICKED = (*KEYS, *_SETTINGS[:-1])  # that `where` knows: conf/report.yaml
+PICKED = (*KEYS, *_SETTINGS[:-1])  # keys that `where` accepts: conf/report.yaml
 
 
 def keys(rows: Sequence[Row]) -> list[str]:
-    """What must be equal in figures of these headlines."""
+    """Return the keys that must be equal for the rows' headline metrics."""
     own = [key for headline in sorted({row.figures["headline"] for row in rows}) for key in _OWN.get(headline, ())]
     more = dict.fromkeys(key for row in rows for key in row.figures if _setting(key) and within(key, own))
     return [*KEYS, *more]
@@ -50,13 +48,13 @@ def _setting(key: str) -> bool:
 
 
 def none_has_figures(left: Sequence[Left]) -> NoReturn:
-    """Raises RunError: there is nothing to compare, and why."""
+    """Raise RunError with the reason why there is nothing to compare."""
     first = f"{near(left[0].folder)}: {left[0].reason}"
     raise RunError(f"no run there has figures ({first}); take runs that have finished, of metrics=fid")
 
 
 def picked(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
-    """The rows whose figures have these values. Raises ConfigError where none has."""
+    """Select the rows whose metrics have these values. Raises ConfigError if none has."""
     kept = list(rows)
     for key, value in where.items():
         if value is not None:
@@ -71,7 +69,7 @@ def picked(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
 
 
 def check(rows: Sequence[Row]) -> None:
-    """Raises IncompatibleError for figures that cannot be compared."""
+    """Raise IncompatibleError for metrics that cannot be compared."""
     differing = {}
     for key in keys(rows):
         groups: dict[str, list[Row]] = {}
@@ -90,17 +88,17 @@ def check(rows: Sequence[Row]) -> None:
 
 
 def once(rows: Sequence[Row]) -> tuple[list[Row], list[Left]]:
-    """Each experiment once: of rows with equal words, seeds and settings the fullest of the newest code.
+    """Drop duplicates: of rows with equal options, seeds and settings, keep the fullest of the newest code.
 
-    Settings are equal where both have them: figures with and without a likelihood may be of one evaluation, and those
-    of two likelihoods are not.
+    Settings are compared where both rows have them: metrics with and without a likelihood may come from one evaluation,
+    those with two different likelihoods do not.
     """
     found: dict[Any, list[Row]] = {}
     for row in sorted(rows, key=lambda row: -row.written):
         found.setdefault(_same(row), []).append(row)
     instead: dict[Path, Row] = {}
     for alike in found.values():
-        sources = list(dict.fromkeys(row.figures.get("source") for row in alike))  # the newest first
+        sources = list(dict.fromkeys(row.figures.get("source") for row in alike))  # newest first
         kept: list[Row] = []
         for row in sorted(alike, key=lambda row: (sources.index(row.figures.get("source")), -len(row.figures))):
             other = next((other for other in kept if _agree(row, other)), None)
@@ -123,7 +121,7 @@ def _agree(one: Row, other: Row) -> bool:
 
 
 def provenance(rows: Sequence[Row]) -> dict[str, str]:
-    """What the figures were made with: what is one for all, and the values of what is not."""
+    """Describe how the metrics were obtained: common values, and counts of differing ones."""
     told = {
         "figure": _values(rows, "headline"),
         "data": _values(rows, "data", "data_fingerprint"),
@@ -164,14 +162,14 @@ def _floor_n(row: Row) -> str:
 
 
 def _follows(rows: Sequence[Row]) -> bool:
-    """Whether samples have the seed of their training: then settings share them, one seed at a time."""
+    """Whether samples use the seed of their training, so that settings share samples' seeds."""
     return len({row.figures.get("sample_seed") for row in rows}) > 1 and all(
         row.seed is not None and row.figures.get("sample_seed") == row.seed for row in rows
     )
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """What does not forbid a comparison and has to be known."""
+    """Warnings that do not prevent a comparison."""
     said = []
     codes = {str(row.figures["code"]) for row in rows if "code" in row.figures}
     sources = {row.figures["source"] for row in rows if "source" in row.figures}
@@ -205,7 +203,7 @@ def warnings(rows: Sequence[Row]) -> list[str]:
 
 
 def _without_floor(rows: Sequence[Row]) -> Iterable[str]:
-    """Where the floor is of another number than the figures, as that of a small test set is."""
+    """Warn if the floor has another n than the metrics, as with a small test set."""
     pairs = {(row.figures.get("n"), row.figures.get("floor_n")) for row in rows if "floor" in row.figures}
     for n, of in sorted(pair for pair in pairs if None not in pair and pair[0] != pair[1]):
         said = f"The figures are of n {n} and their floor is of n {of}, not to be compared: both fall as n grows"

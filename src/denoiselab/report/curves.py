@@ -1,4 +1,4 @@
-"""Which lines the charts show: figures against cost and guidance, and what the runs know by log-SNR."""
+"""Data of the line charts: metrics against cost and guidance, and per-run curves by log-SNR."""
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
@@ -13,13 +13,13 @@ from denoiselab.report.study import Axis, Setting, Study
 from denoiselab.report.tables import name_of
 from denoiselab.report.words import Word, shown
 
-LINES = 12  # in one chart
+LINES = 12  # per chart
 
 
 class Styles:
-    """One style for each name, through all charts.
+    """Consistent styles by name for all charts.
 
-    Models of two training axes have the colour of the first and the dashes and markers of the second.
+    With two training axes, the first sets a model's colour and the second its dashes and marker.
     """
 
     def __init__(self, study: Study) -> None:
@@ -46,21 +46,21 @@ Cost = Callable[[Setting], float | None]
 
 
 class Curve(NamedTuple):
-    """What a run says by log-SNR: x and y, and whether it is made of bins of this width."""
+    """A run's curve: log-SNR x and values y."""
 
     x: np.ndarray
     y: np.ndarray
 
 
 def by_cost(study: Study, styles: Styles) -> list[Chart]:
-    """The headline against network evaluations and against seconds an image, a line for each sampler.
+    """Chart the headline against network evaluations and against seconds per image, one line per sampler.
 
-    Means over all models where the design is complete, and the best model alone.
+    Shows means over all models if the design is complete, and the best model alone.
     """
     models = study.trainings()
     if not models:
         return []
-    words, settings = max(models.items(), key=lambda item: len(item[1]))  # the first of the largest is the best
+    words, settings = max(models.items(), key=lambda item: len(item[1]))  # on ties the first, which ranks higher
     moving = [axis for axis in study.sampling_axes if axis.key not in ("sampler.steps", "step")]
     groups = _grouped(settings, moving)
     over = _over_models(study, list(groups.values())) if len(models) > 1 else None
@@ -92,14 +92,14 @@ def _costed(chart: Chart, study: Study) -> Chart:
 
 
 class Over(NamedTuple):
-    """Ways of sampling over the same models and seeds: of each its settings, its mean and its interval's half-width."""
+    """Ways of sampling over the same models and seeds: settings, mean and interval half-width of each."""
 
     found: dict[tuple[Word, ...], tuple[list[Setting], float, float | None]]
     counted: str
 
 
 def _over_models(study: Study, groups: Sequence[Sequence[Setting]]) -> Over | None:
-    """Of those models and seeds that all the ways of sampling in these groups share; None where none do."""
+    """Average over the models and seeds shared by all ways of sampling in the groups; None if there are none."""
     ways = [_way(setting, study) for group in groups for setting in group]
     models = [
         {way: setting for setting in settings if (way := _way(setting, study)) in ways}
@@ -109,7 +109,7 @@ def _over_models(study: Study, groups: Sequence[Sequence[Setting]]) -> Over | No
     seeds = [seed for seed in study.seeds if all(seed in s.by_seed() for model in models for s in model.values())]
     if len(models) < 2 or not seeds or len(ways) < 2:
         return None
-    # (ways, seeds): the mean over models; what the ways have in common at a seed falls out of the intervals
+    # (ways, seeds), mean over models; effects of a seed common to all ways are removed from the intervals
     means = np.mean([[[model[way].by_seed()[seed] for seed in seeds] for way in ways] for model in models], 0)
     halves = [half_width(row) for row in means - means.mean(0)]
     found = {
@@ -138,7 +138,7 @@ def _averaged(over: Over, groups: dict[str, list[Setting]], x: Cost, study: Stud
 
 
 def tradeoff(study: Study, styles: Styles) -> Chart | None:
-    """The headline against class accuracy, points of one model and sampler joined in the order of guidance.scale."""
+    """Chart the headline against class accuracy, joining points of one model and sampler in order of guidance.scale."""
     scale = next((axis for axis in study.axes if axis.key == "guidance.scale"), None)
     if scale is None:
         return None
@@ -163,7 +163,7 @@ def tradeoff(study: Study, styles: Styles) -> Chart | None:
 
 
 def by_log_snr(study: Study, styles: Styles) -> list[Chart]:
-    """Loss, bits/dim and effective weight by log-SNR, a line for each model, means over its seeds."""
+    """Chart loss, bits/dim and effective weight by log-SNR, one line per model, averaged over seeds."""
     found = []
     for name, title, read, said, log in (
         ("loss", "eps-MSE", _loss, "Error of the predicted noise on the test images, of averaged weights", _wide),
@@ -188,7 +188,7 @@ def by_log_snr(study: Study, styles: Styles) -> list[Chart]:
 
 
 def _merged(study: Study, styles: Styles, curves: dict[tuple[Word, ...], Curve]) -> list[Series]:
-    """Series of the models; models with the same curve are one, under the words that they share."""
+    """Series of the models, merging those with equal curves under their common label."""
     groups: list[tuple[Curve, list[tuple[Word, ...]]]] = []
     for words, curve in curves.items():
         same = next((group for other, group in groups if _equal(curve, other)), None)
@@ -207,7 +207,7 @@ def _merged(study: Study, styles: Styles, curves: dict[tuple[Word, ...], Curve])
             label += f" ({len(models)} models)"
         style = styles.of_model(models[0])
         if len(models) > 1:
-            style = Style(style.colour if shared[0] else 5)  # grey, where they do not share what colours mean
+            style = Style(style.colour if shared[0] else 5)  # grey if they differ in the axis that sets the colour
         series.append(Series(label, style, curve.x.tolist(), curve.y.tolist()))
     return series
 
@@ -217,7 +217,7 @@ def _equal(one: Curve, other: Curve) -> bool:
 
 
 def _mean(curves: Sequence[Curve]) -> Curve | None:
-    """Over runs with the same points as the first."""
+    """Mean over runs with the same x as the first."""
     same = [one.y for one in curves if len(one.x) == len(curves[0].x) and np.allclose(one.x, curves[0].x)]
     return Curve(curves[0].x, np.mean(same, 0)) if same else None
 
@@ -240,11 +240,11 @@ def _weight(run: Path) -> Curve | None:
 
 
 def _binned(path: Path, value: Callable[[dict[str, str]], float]) -> Curve | None:
-    """A value of each bin at its middle, from noise to data."""
+    """Values of the bins at their centres, from noise to data."""
     rows = [row for row in _table(path) if row.get("log_snr_from") and row.get("log_snr_to")]
     try:
         pairs = sorted(((float(r["log_snr_from"]) + float(r["log_snr_to"])) / 2, value(r)) for r in rows)
-    except (KeyError, ValueError, ZeroDivisionError):  # points have nats and no bits; an empty bin has no mean
+    except (KeyError, ValueError, ZeroDivisionError):  # points have nats, not bits; empty bins have no mean
         return None
     return Curve(*np.array(pairs).T) if len(pairs) > 1 else None
 
@@ -276,7 +276,7 @@ def _with_intervals(label: str, style: Style, points: Sequence[tuple[float, Sett
 
 
 def _best(series: list[Series]) -> list[Series]:
-    """As many as a chart can hold: those that come lowest."""
+    """Limit to the series with the lowest minima."""
     if len(series) <= LINES:
         return series
     kept = sorted(series, key=lambda one: min(one.y))[:LINES]
@@ -284,13 +284,13 @@ def _best(series: list[Series]) -> list[Series]:
 
 
 def _wide(series: Sequence[Series]) -> bool:
-    """Whether the values want a logarithmic axis."""
+    """Whether to use a logarithmic axis."""
     values = [y for one in series for y in one.y]
     return min(values) > 0 and max(values) > 10 * min(values)
 
 
 def _spanning(series: Sequence[Series]) -> bool:
-    """Whether the lines' heights span 300-fold, or one line would press all others to the ground."""
+    """Whether values span a factor of 300, or one line would flatten all others on a linear axis."""
     tops = [max(one.y) for one in series]
     values = sorted(y for one in series for y in one.y)
     most = values[len(values) // 10 :]

@@ -1,10 +1,9 @@
-"""What one axis does, whatever the others are: means over a part of the design that is complete, paired over the rest.
+"""Main effects of axes: means over the complete part of the design, paired over the other axes and seeds.
 
-For an axis with values a, let r go over combinations of the other axes and s over seeds, such that all y(a, r, s) are
-there. The mean of a is that of y(a, r, s) over r and s. What seeds and cells have in common is in all means alike, and
-falls out of the deviations d(a, r, s) = y(a, r, s) - mean_a y(a, r, s). Of these the interval is made: over seeds, of
-their means over r, for seeds are what is drawn; with a single seed over the cells r, which says how far the effect is
-the same in all of them.
+For an axis with values a, let r range over combinations of the other axes and s over seeds for which all y(a, r, s)
+exist. The mean of a is that of y(a, r, s) over r and s. Effects of seeds and cells common to all a cancel in the
+deviations d(a, r, s) = y(a, r, s) - mean_a y(a, r, s), which give the interval: over seeds, of their means over r,
+since seeds are the random factor; with a single seed over the cells r, which shows how consistent the effect is.
 """
 
 import itertools
@@ -18,12 +17,12 @@ from denoiselab.report.study import Axis, Setting
 from denoiselab.report.words import Word
 
 SIGNIFICANT = 0.05
-MOST = 12  # values of an axis in a table of two axes
-PAIRS = 4  # such tables
+MOST = 12  # values per axis in a two-way table
+PAIRS = 4  # two-way tables
 
 
 class Level(NamedTuple):
-    """The mean of one value of an axis, and the half-width of its interval."""
+    """Mean of one value of an axis, with the half-width of its interval."""
 
     value: Word
     mean: float
@@ -31,15 +30,15 @@ class Level(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """An axis's means over the same cells."""
+    """Means of an axis's values over the same cells."""
 
     axis: Axis
     levels: list[Level]
     cells: int  # combinations of the other axes
-    of: int  # all that there are
+    of: int  # all combinations
     seeds: int
-    over: str  # what the intervals are over; empty where there are none
-    left_out: tuple[Word, ...]  # values that share no cell with the others
+    over: str  # "3 seeds", for example; empty without intervals
+    left_out: tuple[Word, ...]  # values without common cells
 
     @property
     def balanced(self) -> bool:
@@ -52,26 +51,26 @@ class Effect(NamedTuple):
 
 
 class Interaction(NamedTuple):
-    """Two axes that do more together than one of them alone: means (A, B) over the same cells, and how strong."""
+    """Two axes whose joint effect exceeds one of their own: means (A, B) over the same cells, and its size."""
 
     first: Axis
     second: Axis
     means: np.ndarray
-    sizes: tuple[float, float, float]  # root mean squares: of the first, the second, both
+    sizes: tuple[float, float, float]  # root mean squares: first, second, interaction
     p: float  # nan with one seed
     cells: int
     seeds: int
 
 
 class _Complete(NamedTuple):
-    """A complete design: the values of each axis, and figures (values of the first, [of the second,] cells, seeds)."""
+    """A complete design: values of each axis, and metrics (values of the first, [of the second,] cells, seeds)."""
 
     values: tuple[tuple[Word, ...], ...]
     figures: np.ndarray
 
 
 def effects(settings: Sequence[Setting], axes: Sequence[Axis]) -> list[Effect]:
-    """The effect of each axis of which two values share a cell, in the order of the axes."""
+    """Return the effect of each axis with two values that share a cell, in the order of the axes."""
     found = []
     for axis in axes:
         design = _complete(settings, (axis,), axes)
@@ -93,13 +92,13 @@ def _effect(axis: Axis, design: _Complete, rests: int) -> Effect:
 
 
 def interactions(settings: Sequence[Setting], axes: Sequence[Axis]) -> list[Interaction]:
-    """Pairs of axes whose interaction is larger than the smaller of their effects, and no chance; the strongest few."""
+    """Find pairs of axes whose significant interaction exceeds the smaller main effect; the strongest few."""
     found = []
     for first, second in itertools.combinations([axis for axis in axes if len(axis.values) <= MOST], 2):
         design = _complete(settings, (first, second), axes)
         if design is None or min(map(len, design.values)) < 2:
             continue
-        by_seed = design.figures.mean(2)  # over the cells of the rest
+        by_seed = design.figures.mean(2)  # mean over the other axes' cells
         *sizes, p = interaction(by_seed)
         if sizes[2] > min(sizes[:2]) and not p > SIGNIFICANT:
             kept = (first._replace(values=design.values[0]), second._replace(values=design.values[1]))
@@ -109,9 +108,9 @@ def interactions(settings: Sequence[Setting], axes: Sequence[Axis]) -> list[Inte
 
 
 def _complete(settings: Sequence[Setting], chosen: tuple[Axis, ...], axes: Sequence[Axis]) -> _Complete | None:
-    """The complete part of a design that compares most: values and seeds are left out, the rarest first, or all but 2.
+    """Find the complete part with the most comparisons, leaving out the rarest seeds and values (or all but 2 values).
 
-    What is compared is counted as pairs of values x cells x seeds. None where no two values share a cell.
+    Comparisons are pairs of values x cells x seeds. None if no two values share a cell.
     """
     figures = {
         (tuple(s.words[axis.key] for axis in chosen), _rest(s, chosen, axes), seed): value

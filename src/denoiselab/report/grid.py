@@ -1,6 +1,6 @@
-"""What a sweep comes to: a table and one picture, in the sweep's folder, when its last job has ended.
+"""Summary of a finished sweep as a table and a picture in the sweep's folder.
 
-Reads the jobs' folders alone (.hydra, metrics.json and what is in samples/), and imports torch only then.
+Reads only the jobs' folders (.hydra, metrics.json and samples/), and imports torch only then.
 """
 
 import csv
@@ -24,28 +24,28 @@ class Job(NamedTuple):
 
 
 class SweepTable(Callback, ABC):
-    """table.md, table.csv and table.png: a cell for each value of the keys `rows` and `columns`, such as data.dim.
+    """Write table.md, table.csv and table.png with a cell per value of the keys `rows` and `columns`, such as data.dim.
 
-    table.csv has a line for each job; where several fall into one cell, as those of several seeds do, table.md has the
-    means of their figures and table.png the first of them.
+    table.csv has one line per job. For several jobs in a cell, such as seeds, table.md shows the mean metrics and
+    table.png the first job.
     """
 
-    names: tuple[str, ...]  # of the figures; a job without the first of them has come to none
+    names: tuple[str, ...]  # of the metrics; jobs without the first one are skipped
 
     def __init__(self, rows: str, columns: str) -> None:
         self.rows, self.columns = rows, columns
 
     @abstractmethod
     def cell(self, figures: Figures) -> str:
-        """What a cell says."""
+        """Format the text of a cell."""
 
     @abstractmethod
     def explanation(self, floor: str) -> str:
-        """What the cells say, in words; `floor` is the same figure of real data."""
+        """Explain the cells; `floor` is the same metric for real data."""
 
     @abstractmethod
     def draw(self, cells: list[tuple[str, Job | None]], columns: int, path: Path) -> None:
-        """The titles and jobs of the cells, row by row."""
+        """Draw the picture from the titles and jobs of the cells, row by row."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -66,7 +66,7 @@ class SweepTable(Callback, ABC):
         print("\n".join([*lines, *(os.path.relpath(folder / f"table.{kind}") for kind in ("md", "csv", "png"))]))
 
     def jobs(self, folder: Path) -> list[Job]:
-        """The jobs that have come to figures, in the sweep's order."""
+        """The jobs with metrics, in the sweep's order."""
         found = []
         for path in folder.glob("*/metrics.json"):
             figures = json.loads(path.read_text())
@@ -90,7 +90,6 @@ class SweepTable(Callback, ABC):
         return [*lines, "", self.explanation(floor)]
 
     def _mean(self, jobs: list[Job]) -> str:
-        """The cell of these jobs; empty where there are none."""
         shared = [name for name in self.names if jobs and all(name in job.figures for job in jobs)]
         mean = {name: sum(job.figures[name] for job in jobs) / len(jobs) for name in shared}
         return self.cell(mean) if jobs else ""
@@ -101,9 +100,9 @@ class SweepTable(Callback, ABC):
 
 
 class PointTable(SweepTable):
-    """The sliced Wasserstein distance, and the share of squared norm off the plane where there is one.
+    """Sliced Wasserstein distance and, if present, the share of the squared norm off the plane.
 
-    The picture shows the samples, brought back to the plane.
+    The picture shows the samples projected to the plane.
     """
 
     names = ("sliced_wasserstein", "floor", "off_plane", "n", "nfe", "step", "seed", "train_seconds")
@@ -131,13 +130,13 @@ class PointTable(SweepTable):
             if job is not None:
                 points = torch.from_numpy(np.load(job.folder / "samples" / f"step_{job.figures['step']}.npy"))
             made.append(Panel(title, points, colours(points, None)))
-        write_png(panels(made, 2.6, columns), path)  # what data of standard deviation 1 may need
+        write_png(panels(made, 2.6, columns), path)  # half-width of the axes, enough for data of standard deviation 1
 
 
 class ImageTable(SweepTable):
-    """FID, and the share of images that are named as the class asked for where there is one.
+    """FID and, if present, class accuracy.
 
-    The picture shows the jobs' own pictures of samples, those of callbacks.samples at their last step.
+    The picture combines the jobs' own sample grids from callbacks.samples, at their last step.
     """
 
     names = ("fid", "floor", "class_accuracy", "n", "nfe", "step", "seed", "train_seconds")
@@ -161,13 +160,13 @@ class ImageTable(SweepTable):
         made = []
         for title, job in cells:
             file = None if job is None else job.folder / "samples" / f"step_{job.figures['step']}.png"
-            there = file is not None and file.exists()  # a run may have been told to draw none
+            there = file is not None and file.exists()  # a run may not save samples
             made.append((title, np.array(Image.open(file)) if there else None))  # type: ignore[arg-type]
         write_png(side_by_side(made, columns), path)
 
 
 def _axes(jobs: list[Job]) -> tuple[list[str], list[str]]:
-    """The values of rows and columns in the order of their first jobs."""
+    """Row and column values, ordered by first job."""
     return list(dict.fromkeys(job.row for job in jobs)), list(dict.fromkeys(job.column for job in jobs))
 
 

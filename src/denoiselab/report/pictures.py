@@ -1,4 +1,4 @@
-"""Sample grids for the page, as data: of each setting those of one seed, so that pictures stand for the same noise."""
+"""Sample grids embedded in the page, of one seed where possible, so that positions show the same noise."""
 
 import base64
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ MOST = 12
 
 
 class Picture(NamedTuple):
-    """A grid, with its caption."""
+    """A sample grid and its caption."""
 
     data: str  # base64 of a PNG
     rank: int
@@ -22,7 +22,7 @@ class Picture(NamedTuple):
 
 
 def pictures(study: Study, most: int = MOST) -> list[Picture]:
-    """At most so many by rank, evenly, the best and the worst among them; of the settings that have one."""
+    """Select at most `most` settings with a grid, evenly by rank, including best and worst."""
     there = [(placed, found) for placed in study.ranking if (found := _of(placed, study)) is not None]
     if len(there) > most:
         there = [there[round(i * (len(there) - 1) / (most - 1))] for i in range(most)]
@@ -30,13 +30,13 @@ def pictures(study: Study, most: int = MOST) -> list[Picture]:
 
 
 def _of(placed: Placed, study: Study) -> tuple[Row, Path] | None:
-    """The picture of the first of all seeds that this setting has one of."""
+    """The grid of the setting's first seed that has one."""
     rows = sorted(placed.setting.rows, key=lambda row: study.seeds.index(row.seed))
     return next(((row, path) for row in rows if (path := _grid(row)) is not None), None)
 
 
 def _grid(row: Row) -> Path | None:
-    """grid.png of an evaluation; the samples of the last step of a training."""
+    """grid.png of an evaluation, or the samples of a training's last step."""
     grids: Sequence[Path] = [row.folder / "grid.png"]
     if row.folder == row.run:
         steps = [(path.stem.rpartition("_")[2], path) for path in row.folder.glob("samples/step_*.png")]

@@ -1,6 +1,6 @@
-"""From folders to rows: a row is one metrics.json, of a training or of an evaluation, and what its run is in words.
+"""Read rows from folders: a row is one metrics.json, of a training or an evaluation, with its run's description.
 
-Only files that the runs have left are read: metrics.json, run.json, error.txt and Hydra's own in .hydra/.
+Only files that the runs wrote are read: metrics.json, run.json, error.txt and Hydra's .hydra/.
 """
 
 import glob
@@ -22,24 +22,24 @@ from denoiselab.overrides import key_of
 from denoiselab.report.words import EVALUATED, Command, Words, command, told
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_PASSED = ("wandb", "checkpoints")  # folders in which no run lies
-# Of a training's figures, those that an evaluation of the same weights has too.
+_PASSED = ("wandb", "checkpoints")  # folders without runs
+# A training's metrics that also apply to evaluations of the same weights.
 _OF_THE_WEIGHTS = re.compile(r"(bits_per_dim|nats_per_dim|likelihood|train_seconds|parameters|val/)")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures with all that is known of where they come from."""
+    """Metrics with their provenance."""
 
-    folder: Path  # in which metrics.json lies
-    run: Path | None  # the training's; None of an exact denoiser
+    folder: Path  # contains metrics.json
+    run: Path | None  # folder of the training; None for an exact denoiser
     words: Words
-    typed: tuple[str, ...]  # the keys that somebody has typed, in that order
+    typed: tuple[str, ...]  # keys given as overrides, in order
     experiment: str
     seed: int | None  # of the training
     figures: dict[str, Any]
     commands: tuple[Command, ...]
-    written: float = 0.0  # when, in seconds
+    written: float = 0.0  # modification time in seconds
 
     @property
     def headline(self) -> float:
@@ -51,7 +51,7 @@ class Row:
 
 
 class Left(NamedTuple):
-    """A job without figures, and why."""
+    """A job without metrics, and the reason."""
 
     folder: Path
     words: str
@@ -65,18 +65,18 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra has saved of one job."""
+    """Hydra's record of a job."""
 
     folder: Path
     config: dict[str, Any] = field(repr=False)
     choices: dict[str, Any] = field(repr=False)
     overrides: tuple[str, ...]
-    command: str  # train, evaluate, ...; empty of a job that never began
-    sweeps_by_itself: bool  # its experiment is a sweep, though no -m was typed
+    command: str  # train, evaluate, ...; empty if the job never started
+    sweeps_by_itself: bool  # its experiment is a sweep, without -m
 
 
 def find(given: Sequence[str]) -> Found:
-    """All rows in these folders, which may have * in them, and the jobs that have none. Raises RunError."""
+    """Find all rows in these folders (* allowed), and the jobs without metrics. Raises RunError if there are none."""
     if not given:
         raise RunError("run=[] names no folder; give a run's or a sweep's, such as run=outputs/study")
     _job.cache_clear()
@@ -115,22 +115,22 @@ _WENT_ON = "it was interrupted, and went on in another folder"
 
 
 class _NoFiguresError(Exception):
-    """A job cannot be a row, and the reason."""
+    """The reason why a job has no row."""
 
 
 def near(path: Path) -> str:
-    """A path as one would type it here."""
+    """The path relative to the working directory, if inside it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def _natural(path: Path) -> list[Any]:
-    """Numbers in a path count as such: 2 comes before 10."""
+    """Sort key that compares numbers in paths by value, so that 2 precedes 10."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """A folder and all below it, where trainings and evaluations may lie."""
+    """Yield a folder and its subfolders that may contain trainings or evaluations."""
     for path, below, _ in os.walk(folder):
         below[:] = sorted((n for n in below if n not in _PASSED and n[0] != "."), key=lambda n: _natural(Path(n)))
         yield Path(path)
@@ -138,7 +138,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 @cache
 def _job(folder: Path) -> Job | None:
-    """Raises _NoFiguresError where Hydra's files are damaged."""
+    """Read a job. Raises _NoFiguresError if Hydra's files are damaged."""
     if not (folder / ".hydra" / "overrides.yaml").exists():
         return None
     own = {name: _yaml(folder, name, kind) for name, kind in (("config", dict), ("hydra", dict), ("overrides", list))}
@@ -155,10 +155,10 @@ def _job(folder: Path) -> Job | None:
 
 
 def _yaml(folder: Path, name: str, kind: type) -> Any:
-    """A file of Hydra's, empty where there is none. Raises _NoFiguresError."""
+    """Load a file of Hydra's; empty if missing. Raises _NoFiguresError if it is damaged."""
     path = folder / ".hydra" / f"{name}.yaml"
     try:
-        found = yaml.load(path.read_text(), _LOADER) if path.exists() else None  # a safe loader either way
+        found = yaml.load(path.read_text(), _LOADER) if path.exists() else None  # safe with either loader
     except (yaml.YAMLError, ValueError) as error:
         raise _NoFiguresError(f"{near(path)} is damaged ({' '.join(str(error).split())})") from error
     if not isinstance(found, kind | None):
@@ -167,7 +167,7 @@ def _yaml(folder: Path, name: str, kind: type) -> Any:
 
 
 def _row(job: Job) -> Row:
-    """Raises _NoFiguresError."""
+    """Build the row of a job. Raises _NoFiguresError if it has no metrics."""
     figures = _figures(job.folder)
     training = job if job.command == "train" else _training(job.folder, figures)
     trained = {} if training is None else told(training.config, training.choices)
@@ -205,14 +205,14 @@ def _trained_by(training: Job) -> Command:
 
 
 def _training(folder: Path, figures: Mapping[str, Any]) -> Job | None:
-    """The run of an evaluation: the training in whose folder it lies, else the one that it names."""
+    """The training of an evaluation: the one whose folder contains it, or the one it names."""
     named = [Path(str(figures["run"]))] if "run" in figures else []
     above = (_job(path.resolve()) for path in (*folder.parents, *named))
     return next((job for job in above if job is not None and job.command == "train"), None)
 
 
 def _of_the_weights(run: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What the training has found of the weights that an evaluation has judged."""
+    """Metrics of the training that apply to the evaluated weights."""
     try:
         own = _figures(run)
     except _NoFiguresError:
@@ -222,7 +222,7 @@ def _of_the_weights(run: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures(folder: Path) -> dict[str, Any]:
-    """Raises _NoFiguresError where there are none, with what the job's own files say of the reason."""
+    """Load the metrics. Raises _NoFiguresError if there are none, with the reason from the job's own files."""
     path = folder / "metrics.json"
     if not path.exists():
         raise _NoFiguresError(_why(folder))

@@ -1,4 +1,4 @@
-"""The report of some runs: what is said first, and the files report.html, report.md and report.csv."""
+"""Reports on runs: the summary, and the files report.html, report.md and report.csv."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ from denoiselab.report.reading import Left, find, near
 from denoiselab.report.study import Placed, Setting, Study
 from denoiselab.report.words import Command, shown
 
-ROWS = 25  # of the picture of the ranking, and of a table of models by ways of sampling
+ROWS = 25  # of the ranking chart and of the table of models by ways of sampling
 COLUMNS = 12  # of that table
 
 
 def make(given: Sequence[str], where: Mapping[str, Any] | None = None, title: str | None = None) -> "Report":
-    """The report of the runs in these folders. Raises RunError, ConfigError or IncompatibleError in one line."""
+    """Build the report on the runs in these folders. Raises RunError, ConfigError or IncompatibleError."""
     found = find(given)
     if not found.rows:
         comparing.none_has_figures(found.left)
@@ -37,7 +37,7 @@ def make(given: Sequence[str], where: Mapping[str, Any] | None = None, title: st
 
 
 class Report:
-    """A study with all that is said of it."""
+    """A study with the text, tables and charts of its report."""
 
     def __init__(
         self, study: Study, missing: Sequence[Left] = (), repeated: Sequence[Left] = (), title: str | None = None
@@ -63,7 +63,7 @@ class Report:
 
     @cached_property
     def counts(self) -> str:
-        """How much was compared."""
+        """Numbers of runs, metrics, settings and seeds."""
         runs, seeds = len({row.run for row in self.study.rows if row.run}), self.study.seeds
         said = [f"{runs} run{'s' * (runs != 1)}"] if runs else []
         said.append(f"{len(self.study.rows)} set{'s' * (len(self.study.rows) != 1)} of figures")
@@ -74,7 +74,7 @@ class Report:
 
     @cached_property
     def short(self) -> list[str]:
-        """What it comes to, in a few sentences."""
+        """The main results in a few sentences."""
         first, *others = self.study.ranking
         estimate, floor = first.setting.estimate, first.setting.mean("floor")
         ends = f" (95%: {tables.interval(estimate)}, {estimate.over})" if estimate.low is not None else ""
@@ -101,7 +101,7 @@ class Report:
         return said
 
     def write(self, folder: Path) -> list[Path]:
-        """report.html, report.md and report.csv, each whole or not at all."""
+        """Write report.html, report.md and report.csv, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"html": self.page, "md": self.markdown, "csv": lambda: tables.long_form(self.study)}
         written = []
@@ -113,7 +113,7 @@ class Report:
         return written
 
     def page(self) -> str:
-        """One HTML file that needs no other and no network."""
+        """Render a self-contained HTML page that works offline."""
         return self._rendered("report.html")
 
     def markdown(self) -> str:
@@ -138,7 +138,7 @@ class Report:
         return tables.ranking(self.study)
 
     def charts(self) -> dict[str, list[tuple[Chart, Markup]]]:
-        """The pictures of each section, with what they say."""
+        """The charts of each section, as data and SVG."""
         study, styles = self.study, Styles(self.study)
         found = {"ranking": [_placed(study, styles)] if len(study.settings) > 1 else []}
         found["effects"] = [_means(effect, self.figure) for effect in self.effects]
@@ -153,7 +153,7 @@ class Report:
         return pictures(self.study)
 
     def heat(self, one: Interaction) -> list[tuple[str, list[tuple[str, float]]]]:
-        """Rows of a table of two axes: of each value its cells, as text and as the share from least to most."""
+        """Rows of a two-way table: per value its cells, as text and as a share between minimum and maximum."""
         low, high = float(one.means.min()), float(one.means.max())
         return [
             (shown(value), [(tables.figure(float(x)), (float(x) - low) / (high - low or 1)) for x in row])
@@ -162,7 +162,7 @@ class Report:
 
     @cached_property
     def crossed(self) -> list[tuple[str, list[tuple[str, float]]]]:
-        """Each model by each way of sampling: a head of ways, then rows as those of `heat`, on a logarithmic scale."""
+        """Models by ways of sampling: a header row, then rows as in `heat`, on a log scale if all means exceed 0."""
         trained, sampled = self.study.training_axes, self.study.sampling_axes
         ways = sorted(
             {tuple(s.words[axis.key] for axis in sampled): s.label(sampled) for s in self.study.settings}.items(),
@@ -193,7 +193,7 @@ class Report:
 
     @property
     def ranking_said(self) -> str:
-        """How the ranking came about."""
+        """Explain how settings are ranked."""
         over = {placed.setting.estimate.over for placed in self.study.ranking}
         ways = []
         if any(one.endswith("seeds") for one in over):
@@ -213,7 +213,7 @@ class Report:
 
     @property
     def effects_said(self) -> str:
-        """How the means of each axis are made."""
+        """Explain the means of the axes."""
         return (
             f"Mean {self.figure} of each value of an axis, over the same cells of all other axes and the same seeds: "
             "like is compared with like, and what is common to all values is not in the intervals."
@@ -225,7 +225,7 @@ class Report:
         return f" No two values of {', '.join(alone)} share a cell, so that there is nothing to compare." * bool(alone)
 
     def about_both(self, one: Interaction) -> str:
-        """What an interaction means."""
+        """Explain an interaction."""
         first, second, both = map(tables.figure, one.sizes)
         chance = " (one seed: chance is not ruled out)"
         if not math.isnan(one.p):
@@ -237,7 +237,7 @@ class Report:
         )
 
     def about(self, effect: Effect) -> str:
-        """What the means of an axis rest on."""
+        """Explain the basis of an axis's means."""
         said = f"Each mean is over {effect.cells} cell{'s' * (effect.cells != 1)} of the other axes"
         said += f" and {effect.seeds} seeds" if effect.seeds > 1 else ""
         said += ", the same for all values."
@@ -254,7 +254,7 @@ class Report:
         return said
 
     def pictures_said(self, shown: Sequence[Picture]) -> str:
-        """Which grids stand beside each other."""
+        """Explain which grids are shown."""
         of = len(self.study.ranking)
         some = (
             f"{len(shown)} of {of} settings by rank, the best and the worst among them"
@@ -268,7 +268,7 @@ class Report:
         return f"{some}{same}."
 
     def origin(self, setting: Setting) -> str:
-        """Where the figures of a setting lie, and of which code they are."""
+        """Folders, seeds and code versions of a setting's metrics."""
         return "; ".join(
             f"{row.name}: {self.figure} {tables.figure(row.headline)}"
             + (f", seed {row.seed}" if row.seed is not None else "")
@@ -284,7 +284,7 @@ class Report:
 
 
 def reproduced(setting: Setting) -> list[Command]:
-    """The commands that make a setting's figures again; trainings that differ in their seed alone are one sweep."""
+    """Commands that reproduce a setting's metrics; trainings that differ only by seed become one sweep."""
     trained: dict[tuple[str, ...], list[str]] = {}
     others: dict[Command, None] = {}
     for command in dict.fromkeys(command for row in setting.rows for command in row.commands):
@@ -305,13 +305,13 @@ def reproduced(setting: Setting) -> list[Command]:
 
 
 def _without_n(setting: Setting) -> str:
-    """The figures that may be set beside their floor whatever n is, where there are any."""
+    """Show FID∞ and its floor, which are comparable at any n, if present."""
     ends = [setting.mean(key) for key in ("fid_infinity", "floor.fid_infinity")]
     return "" if None in ends else f" (FID∞, for any n: {tables.figure(ends[0])} and {tables.figure(ends[1])})"
 
 
 def _placed(study: Study, styles: Styles) -> Chart:
-    """The ranking as a picture, coloured by model."""
+    """Chart of the ranking, coloured by model."""
     series, name = [], tables.name_of(study)
     for placed in study.ranking[:ROWS]:
         words = tuple(placed.setting.words[axis.key] for axis in study.training_axes)

@@ -1,7 +1,7 @@
-"""Settings and their ranking: rows of equal words are one setting, which the seeds of training repeat.
+"""Settings and their ranking: rows with equal options form one setting, repeated over training seeds.
 
-An axis is a word that differs. A word that nobody has typed and that another one brings with it (sampler=heun chooses
-spacing=karras) is no axis of its own and follows that one. Lower figures are better.
+An axis is an option that differs between rows. An option that was not given and is determined by another one
+(sampler=heun selects spacing=karras) is not an axis but follows that one. Lower metrics are better.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from denoiselab.report.words import EVALUATED, SAMPLING, Word, Words, short, sho
 
 
 class Axis(NamedTuple):
-    """A word that differs, its values in order, and the words that follow it."""
+    """An option that differs, its values in order, and the options that follow it."""
 
     key: str
     values: tuple[Word, ...]
@@ -26,19 +26,19 @@ class Axis(NamedTuple):
 
     @property
     def samples(self) -> bool:
-        """Whether it says how a trained model is sampled, and not which one that is."""
+        """Whether it concerns sampling rather than training."""
         return within(self.key, (*SAMPLING, *EVALUATED))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All rows of one setting, by seed."""
+    """All rows of one setting."""
 
     words: Words  # of the axes
     rows: tuple[Row, ...]
 
     def by_seed(self, key: str | None = None) -> dict[int | None, float]:
-        """A figure by the seed of training, the headline if none is named; of several evaluations of one the mean."""
+        """A metric (the headline by default) by training seed, averaged over evaluations of the same seed."""
         found: dict[int | None, list[float]] = {}
         for row in self.rows:
             value = row.headline if key is None else row.figures.get(key)
@@ -48,7 +48,7 @@ class Setting:
 
     @cached_property
     def estimate(self) -> Estimate:
-        """The headline over seeds; of one seed with the bootstrap interval of its samples."""
+        """The headline over seeds; for one seed, with the bootstrap interval of its samples."""
         values = list(self.by_seed().values())
         if len(values) > 1:
             return student(values, f"{len(values)} seeds")
@@ -63,22 +63,22 @@ class Setting:
         return float(np.mean(values)) if values else None
 
     def label(self, axes: Iterable[Axis]) -> str:
-        """Its words on these axes, for a legend."""
+        """Legend label: its options on these axes."""
         return " · ".join(word for axis in axes if (word := short(axis.key, self.words[axis.key])))
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A setting in the ranking: how far behind the best it is, and whether that can be told from nothing."""
+    """A setting in the ranking, with its difference to the best."""
 
     rank: int
     setting: Setting
-    behind: Estimate | None  # the mean of paired differences to the best, of two or more common seeds
-    alike: bool | None  # not to be told from the best; None where nothing says
+    behind: Estimate | None  # mean paired difference to the best, over at least two common seeds
+    alike: bool | None  # indistinguishable from the best; None if unknown
 
 
 class Study:
-    """Rows that may be compared, as settings."""
+    """Comparable rows, grouped into settings."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
@@ -119,13 +119,13 @@ class Study:
 
     @property
     def unlike(self) -> tuple[int, int] | None:
-        """n of the figures and that of their floor where these are two: then neither says how good the other is."""
+        """(n of the metrics, n of the floor) if they differ and are thus not comparable."""
         pairs = ((row.figures.get("n"), row.figures.get("floor_n")) for row in self.rows if "floor" in row.figures)
         return next(((n, of) for n, of in pairs if n is not None and of is not None and n != of), None)
 
     @property
     def drawn_floor(self) -> float | None:
-        """The floor as a line beside the figures, where the two may be compared."""
+        """The floor to draw next to the metrics, if comparable."""
         return None if self.unlike else self.floor
 
     @property
@@ -141,7 +141,7 @@ class Study:
         return sorted({row.seed for row in self.rows}, key=lambda seed: (seed is not None, seed or 0))
 
     def trainings(self) -> dict[tuple[Word, ...], list[Setting]]:
-        """The settings of each trained model (by its words on the training axes), the best first."""
+        """Settings of each trained model, by its options on the training axes; best first."""
         found: dict[tuple[Word, ...], list[Setting]] = {}
         for placed in self.ranking:
             found.setdefault(tuple(placed.setting.words[axis.key] for axis in self.training_axes), []).append(
@@ -150,7 +150,7 @@ class Study:
         return found
 
     def fixed(self) -> dict[str, str]:
-        """The parts that are the same in all rows, as options."""
+        """Options common to all rows."""
         typed = {key for row in self.rows for key in row.typed}
         return {
             key: shown(word)
@@ -161,7 +161,7 @@ class Study:
 
 
 def paired(setting: Setting, best: Setting) -> Estimate | None:
-    """The mean difference to the best over the seeds that both have, if these are two or more."""
+    """Mean difference to the best over common seeds, if there are at least two."""
     if setting is best:
         return None
     mine, its = setting.by_seed(), best.by_seed()
@@ -172,7 +172,7 @@ def paired(setting: Setting, best: Setting) -> Estimate | None:
 
 
 def axes(rows: Sequence[Row]) -> list[Axis]:
-    """The words that differ between rows: of training and of sampling, and of each those that were typed first."""
+    """Find the options that differ between rows: training before sampling, and given ones first."""
     typed = list(dict.fromkeys(key for row in rows for key in row.typed))
     keys = [*typed, *dict.fromkeys(key for row in rows for key in row.words if key not in typed)]
     values = {key: tuple(_word(row, key) for row in rows) for key in keys if key != "experiment"}
@@ -186,7 +186,7 @@ def axes(rows: Sequence[Row]) -> list[Axis]:
     for key, column in moving.items():
         part = key.partition(".")[0]
         if part != key and part in values and _tells(values[part], column):
-            continue  # a number that its part's option brings along
+            continue  # a value determined by its group's option
         leader = next((k for k in chosen if _tells(values[k], column)), None) if key not in chosen else None
         if leader is None:
             free.append(key)
@@ -198,13 +198,13 @@ def axes(rows: Sequence[Row]) -> list[Axis]:
 
 
 def _place(key: str) -> int:
-    """Words of training come first, then those of sampling in their order."""
+    """Order training options first, then sampling options."""
     parts = (*SAMPLING, *EVALUATED)
     return next((i for i, part in enumerate(parts) if within(key, (part,))), -1)
 
 
 def _tells(column: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether the values of one column fix those of another."""
+    """Whether the values of one column determine those of another."""
     return len(set(column)) == len(set(zip(column, other, strict=True)))
 
 
@@ -213,7 +213,7 @@ def _word(row: Row, key: str) -> Word:
 
 
 def _ordered(column: Sequence[Word]) -> tuple[Word, ...]:
-    """Numbers by size, words as they come."""
+    """Sort numbers by value; keep other values in order of appearance."""
     found = list(dict.fromkeys(column))
     numbers = [word for word in found if isinstance(word, int | float)]
     return tuple(sorted(numbers)) if len(numbers) == len(found) else tuple(found)

@@ -1,4 +1,4 @@
-"""The metrics of one run in a few lines, as they end a command."""
+"""Short summary of a run's metrics, printed at the end of a command."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -13,7 +13,7 @@ _BESIDE = (
     *("inception_score", "precision", "recall", "density", "coverage", "memorised"),
 )
 
-# How well images follow their condition.
+# Condition metrics.
 _CONDITION = (
     *("known_error", "unknown_error", "consistency", "psnr", "grey_error", "colour_error", "colourfulness"),
     *("segmentation_iou", "layout_iou", "object_accuracy", "stray", "attribute_accuracy"),
@@ -21,13 +21,13 @@ _CONDITION = (
 
 
 def conclude(done: str, metrics: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Prints what was done, the metrics that a person looks for, and where the rest lies."""
+    """Print what was done, the main metrics and the paths of the files."""
     text = "\n".join([*([done] if done else []), *lines(metrics), *map(near, files)])
     console.print(text, highlight=False, soft_wrap=True)
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:
-    """A line for each kind of metric that there is; intervals are 95% CI."""
+    """One line per kind of metric present; intervals are 95% CI."""
     found = []
     few = "" if metrics.get("floor_n") == metrics.get("n") else f" at n {metrics['floor_n']}, not comparable"
     if "fid" in metrics:

@@ -1,7 +1,7 @@
-"""What a sweep comes to, side by side: a row for each job that has figures, with the words in which they differ.
+"""Table of a sweep: a row per job with metrics, and columns for the differing overrides.
 
-Read from the folders alone (.hydra, metrics.json). Figures of other data, seen through other features or of another n
-cannot be compared, and stand in tables of their own.
+Reads only the folders (.hydra, metrics.json). Metrics of different data, extractors or n are not comparable, and get
+separate tables.
 """
 
 import csv
@@ -30,7 +30,7 @@ class Row:
 
     @classmethod
     def read(cls, folder: Path) -> "Row":
-        """A training's words, or an evaluation's with those of its run, whose seed is not that of the samples."""
+        """Read a training's overrides, or an evaluation's and its run's; the samples' seed becomes sample_seed."""
         figures = json.loads((folder / "metrics.json").read_text())
         words = _words(folder)
         if "identity" in figures:
@@ -44,7 +44,7 @@ class Row:
         return cls(folder, words, figures)
 
     def told(self, key: str) -> str:
-        """A word of it; one that was not given may be a fact all the same."""
+        """Value of an override, or of a metric or fact of that name."""
         return self.words.get(key, str(self.figures.get(key, "")))
 
 
@@ -55,12 +55,12 @@ def _words(folder: Path) -> dict[str, str]:
 
 
 def _defines(key: str) -> bool:
-    """Whether an override says what a job is; where it runs, its name, and n, which has a column, do not."""
+    """Whether an override defines the job, unlike its device, its name, or n, which has its own column."""
     return key not in ("n", "metrics.n") and role(key) not in (Role.RUNNING, Role.NAMING)
 
 
 def side_by_side(jobs: Iterable[Path], place: Path) -> list[str]:
-    """The tables in lines of Markdown, which table.md and table.csv in the folder `place` keep; none for one job."""
+    """Write table.md and table.csv to `place` and return the Markdown lines; empty for a single job."""
     rows = [Row.read(job) for job in jobs if (job / "metrics.json").exists()]
     if len(rows) < 2:
         return []
@@ -86,7 +86,7 @@ def side_by_side(jobs: Iterable[Path], place: Path) -> list[str]:
 
 
 def _apart(names: Sequence[str], tables: list[tuple[str, ...]]) -> str:
-    """In what the tables differ."""
+    """Keys in which the tables differ."""
     return ", ".join(key for key, values in zip(names, zip(*tables, strict=True), strict=True) if len(set(values)) > 1)
 
 
@@ -117,7 +117,6 @@ def _markdown(rows: list[Row], keys: list[str]) -> list[str]:
 
 
 def _write_csv(rows: list[Row], keys: list[str], path: Path) -> None:
-    """All rows in one."""
     more = ("fid_low", "fid_high", "bits_per_dim_error", "extractor", "data", "sample_seed", "identity")
     names = ["headline", "figure", *_FIGURES, *more]
     names = [name for name in names if name not in keys]
@@ -131,7 +130,7 @@ def _write_csv(rows: list[Row], keys: list[str], path: Path) -> None:
 
 
 def _seconds(row: Row) -> float:
-    """That a training took, or an evaluation."""
+    """Duration of the training or the evaluation."""
     return float(row.figures.get("train_seconds", row.figures.get("seconds", 0)))
 
 

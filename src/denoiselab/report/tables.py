@@ -1,4 +1,4 @@
-"""The same tables for the page, for Markdown and for CSV: a ranking of settings, and the means of each axis."""
+"""Tables for HTML, Markdown and CSV: the ranking of settings, and the means of each axis."""
 
 import csv
 import math
@@ -17,7 +17,7 @@ NAMES = {
     "bits_per_dim": "bits/dim",
     "nats_per_dim": "nats/dim",
 }
-# What stands beside the headline, where there is such a figure: its key, its name, and whether it is a share.
+# Columns next to the headline, if present: key, name, and whether it is a fraction.
 BESIDE = {
     "floor": ("floor", False),
     "fid_infinity": ("FID∞", False),
@@ -44,14 +44,14 @@ BESIDE = {
 
 
 class Cell(NamedTuple):
-    """What stands in a table, and what it is sorted by."""
+    """Text of a cell and its sort key."""
 
     text: str
     key: float | str
 
 
 class Table(NamedTuple):
-    """Names of columns, of which the first `words` hold words and the others numbers, and rows of cells."""
+    """Columns, the first `words` of which hold text and the others numbers, and rows of cells."""
 
     columns: list[tuple[str, str]]  # key, name
     words: int
@@ -59,7 +59,7 @@ class Table(NamedTuple):
 
 
 def figure(value: float | None, share: bool = False) -> str:
-    """Three digits: 35.0, 4.66, 0.306; a share in percent."""
+    """Format to three digits: 35.0, 4.66, 0.306; fractions in percent."""
     if value is None or not math.isfinite(value):
         return "–"
     if share:
@@ -71,14 +71,14 @@ def figure(value: float | None, share: bool = False) -> str:
 
 
 def to(value: float, width: float) -> str:
-    """A value to two digits of an uncertainty."""
+    """Format a value to two digits of its uncertainty."""
     if width <= 0 or not math.isfinite(width):
         return figure(value)
     return f"{value:.{min(max(1 - math.floor(math.log10(width)), 0), 6)}f}".replace("-", "−")
 
 
 def interval(estimate: Estimate) -> str:
-    """The ends, to two digits of half their distance."""
+    """Format the ends of an interval, to two digits of its half-width."""
     if estimate.low is None or estimate.high is None:
         return "–"
     half = (estimate.high - estimate.low) / 2
@@ -91,7 +91,7 @@ def name_of(study: Study) -> str:
 
 
 def ranking(study: Study) -> Table:
-    """A row for each setting, the best first."""
+    """One row per setting, best first."""
     beside = [key for key in BESIDE if key != study.headline and any(s.mean(key) is not None for s in study.settings)]
     bounded = any(setting.estimate.over for setting in study.settings)
     compared = bounded and len(study.settings) > 1
@@ -112,7 +112,7 @@ def ranking(study: Study) -> Table:
 
 
 def behind(placed: Placed) -> Cell:
-    """The paired difference to the best, and ≈ where it could be none."""
+    """Paired difference to the best, marked ≈ if indistinguishable."""
     mark = {True: "≈ ", False: "", None: ""}[placed.alike]
     if placed.behind is None:
         said = "best" if placed.rank == 1 else "≈" if placed.alike else "–"
@@ -121,7 +121,7 @@ def behind(placed: Placed) -> Cell:
 
 
 def levels(effect: Effect) -> list[tuple[str, str, str]]:
-    """Of each value its name, its mean and the half-width of its interval."""
+    """Name, mean and interval half-width of each value."""
     return [
         (shown(level.value), figure(level.mean), "–" if level.half is None else f"± {to(level.half, level.half)}")
         for level in effect.levels
@@ -134,7 +134,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def long_form(study: Study) -> str:
-    """CSV, a line for each set of figures: the rank of its setting, run, seed, command, all words and all figures."""
+    """CSV with one line per row: rank of the setting, run, seed, command, all options and all metrics."""
     ranks = {id(row): placed.rank for placed in study.ranking for row in placed.setting.rows}
     axes = [axis.key for axis in study.axes]
     there = dict.fromkeys(key for row in study.rows for key in row.words if not key.endswith("_"))

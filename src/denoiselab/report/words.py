@@ -1,7 +1,7 @@
-"""What a run is, in words: {"schedule": "cosine", "sampler.steps": 20, ...}, all that can bear on its figures.
+"""A run's options, {"schedule": "cosine", "sampler.steps": 20, ...}: all that may affect its metrics.
 
-A word is the option of a part, or one of its numbers. The words of sampling are those of the evaluation, the others
-those of the training. Where a run lies, how it is logged and what is looked at beside it are no words.
+They are the choice of each group and its values. Sampling options are those of the evaluation, the others those of the
+training. Paths, logging, callbacks and evaluation settings are left out.
 """
 
 import re
@@ -26,7 +26,7 @@ _QUOTED = re.compile(r"^([^=]*)='([\w./:-]*)'$")  # a value that needs no quotes
 
 
 class Command(NamedTuple):
-    """A command line that makes the figures again."""
+    """A command line that reproduces the metrics."""
 
     program: str
     words: tuple[str, ...]
@@ -36,9 +36,9 @@ class Command(NamedTuple):
 
 
 def told(config: Mapping[str, Any], choices: Mapping[str, Any]) -> Words:
-    """All words of a configuration, as Hydra has saved it: unresolved, with the option chosen of each part.
+    """Return the options of a configuration as saved by Hydra (unresolved), with the choice of each group.
 
-    What only refers to another word is told by that one.
+    Values that only refer to another option are left out.
     """
     whole = {"inpainting": "none", **dict(leaves(config)), **choices}  # which a training does not have
     own = {key: value for key, value in whole.items() if not str(value).startswith("${")}
@@ -50,7 +50,7 @@ def _plain(value: Any) -> Word:
 
 
 def command(program: str, overrides: Sequence[str], kept: Sequence[str] = (), more: Sequence[str] = ()) -> Command:
-    """The command line of overrides with `more`, without those that say where it worked but for the keys `kept`."""
+    """Command line of overrides and `more`, without path keys except those in `kept`."""
     places = tuple(key for key in _PLACES if key not in kept)
     plain = (_QUOTED.sub(r"\1=\2", word) for word in overrides)
     once = dict.fromkeys(word for word in plain if not within(key_of(word), places))
@@ -58,14 +58,14 @@ def command(program: str, overrides: Sequence[str], kept: Sequence[str] = (), mo
 
 
 def shown(value: Word) -> str:
-    """A word as it is written on the command line; numbers to six digits."""
+    """Format a value as on the command line; numbers to six digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def short(key: str, value: Word) -> str:
-    """A word for a legend: cosine, no guidance, steps 20; nothing where there is none."""
+    """Format an option for a legend: cosine, no guidance, steps 20; empty for None."""
     if value is None:
         return ""
     if isinstance(value, str) and "." not in key:

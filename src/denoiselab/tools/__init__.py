@@ -1,1 +1,1 @@
-"""Programs for those who work on denoiselab itself; nothing of the package imports them."""
+"""Development tools; the package itself does not import them."""

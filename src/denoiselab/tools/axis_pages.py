@@ -1,7 +1,7 @@
-"""A page of documentation for each axis: what conf/ offers, with its comments, the code's docstrings and the formulas.
+"""Documentation page of each axis: options in conf/ with their comments, the code's docstrings and the formulas.
 
-Pages are Markdown, made from the files alone: nothing of the package is imported, so a page cannot go stale and no page
-needs torch. `docs/axes.yml` adds a paragraph an axis and the formulas in LaTeX.
+Pages are Markdown built from the files alone, without importing the package or torch. `docs/axes.yml` adds a paragraph
+per axis and the formulas in LaTeX.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from typing import Any
 import griffe
 import yaml
 
-HIDDEN = {"hydra"}  # folders of conf/ that are no axis
+HIDDEN = {"hydra"}  # folders of conf/ that are not axes
 TARGET = re.compile(r"^\s*_target_:\s*(\S+)", re.MULTILINE)
 
 
@@ -28,12 +28,12 @@ class Option:
 
     @property
     def summary(self) -> str:
-        """The comment that the file begins with, as one paragraph."""
+        """The file's leading comment as one paragraph."""
         return " ".join(line.removeprefix("#").strip() for line in self._head if not line.startswith("# @package"))
 
     @property
     def yaml(self) -> str:
-        """The file without that comment."""
+        """The file without its leading comment."""
         return "\n".join(self.text.splitlines()[len(self._head) :]).strip()
 
     @property
@@ -46,13 +46,13 @@ class Option:
 
     @property
     def base(self) -> str | None:
-        """The option of the same axis that this one starts from."""
+        """The option of the same axis that this one extends."""
         defaults = (yaml.safe_load(self.text) or {}).get("defaults", [])
         return next((entry for entry in defaults if isinstance(entry, str) and entry != "_self_"), None)
 
 
 def resolved(found: griffe.Object | griffe.Alias) -> griffe.Object:
-    """What a re-export stands for."""
+    """Resolve a re-export."""
     return found.final_target if isinstance(found, griffe.Alias) else found
 
 
@@ -64,7 +64,7 @@ class Code:
         self.package: griffe.Object = resolved(package)
 
     def find(self, path: str) -> griffe.Object | None:
-        """The class or function that a dotted path names, through re-exports; None where there is none."""
+        """Find the class or function of a dotted path, through re-exports; None if missing."""
         found = self.package
         for part in path.split(".")[1:]:
             if part not in found.members:
@@ -77,13 +77,13 @@ class Code:
         return found.docstring.value if found is not None and found.docstring is not None else ""
 
     def module_docstring(self, path: str) -> str:
-        """Of the module that holds it, where the mathematics is stated once for all of its classes."""
+        """Docstring of the module that contains it, which holds the mathematics of its classes; empty for a title."""
         found = self.find(path)
         module = None if found is None else found.module
         if module is None or module.docstring is None or len(module.path.split(".")) < 3:
-            return ""  # a file of many families states what all of them share, which is the page's own paragraph
+            return ""  # a module of many families only repeats the page's paragraph
         text = module.docstring.value
-        return text if "\n\n" in text else ""  # a line alone is a title
+        return text if "\n\n" in text else ""  # a single line is a title
 
 
 def options(conf: Path, axis: str) -> list[Option]:
@@ -95,7 +95,7 @@ def axes(conf: Path) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Plain prose as Markdown: what would be markup is not, but for `code`, formulas in \\( \\) and indented blocks."""
+    r"""Escape plain prose for Markdown, except `code`, formulas in \( \) and indented blocks."""
     lines = []
     for line in text.splitlines():
         if line.startswith("    "):
@@ -112,7 +112,7 @@ def _escaped(text: str) -> str:
 
 
 def blocks(text: str) -> str:
-    """A docstring with each indented block set apart by empty lines, as Markdown needs it."""
+    """Surround each indented block of a docstring with empty lines, as Markdown requires."""
     lines: list[str] = []
     for line in text.splitlines():
         if lines and lines[-1].strip() and line.strip() and line.startswith("    ") != lines[-1].startswith("    "):
@@ -132,7 +132,7 @@ def _first_sentence(text: str) -> str:
 
 
 def page(axis: str, conf: Path, code: Code, notes: dict[str, Any]) -> str:
-    """The Markdown page of an axis. notes: its entry of docs/axes.yml."""
+    """Markdown page of an axis. notes: its entry in docs/axes.yml."""
     default, what, formulas = defaults(conf).get(axis), notes.get("what", {}), notes.get("formulas", {})
     listed = ordered(options(conf, axis), notes)
     lines = [f"# {axis}", "", notes.get("about", "").strip(), ""]
@@ -149,7 +149,7 @@ def page(axis: str, conf: Path, code: Code, notes: dict[str, Any]) -> str:
 
 
 def ordered(listed: list[Option], notes: dict[str, Any]) -> list[Option]:
-    """In the order of docs/axes.yml; what is not there follows by name."""
+    """Order options as in docs/axes.yml; the others follow by name."""
     order = {name: place for place, name in enumerate(notes.get("what", {}))}
     return sorted(listed, key=lambda option: (order.get(option.name, len(order)), option.name))
 
@@ -158,7 +158,7 @@ PROGRAMS = {"inpainting": "python sample.py run=<folder>", "analytic": "python s
 
 
 def _derived(option: Option, code: Code) -> str:
-    """What an option is, of which docs/axes.yml says nothing."""
+    """Describe an option that docs/axes.yml does not describe."""
     docstrings = (code.docstring(target) for target in reversed(option.targets))
     return escaped(_first_sentence(option.summary or next(filter(None, docstrings), "")))
 
@@ -184,7 +184,7 @@ def _section(
 
 
 def _documented(target: str, code: Code) -> Iterator[str]:
-    """The class or function behind an option, with its docstring and that of a module written for it."""
+    """Show an option's class or function, with its docstring and that of its module."""
     found = code.find(target)
     if found is None:
         return
@@ -195,18 +195,18 @@ def _documented(target: str, code: Code) -> Iterator[str]:
 
 
 def documents(found: griffe.Object) -> bool:
-    """Whether the API pages show it: they leave out the command line, and what is private or has no docstring."""
+    """Whether the API pages show it: not the command line, private names or names without docstring."""
     hidden = found.module.path.split(".")[1:2] in (["cli"], ["tools"]) or found.name.startswith("_")
     return found.has_docstrings and not hidden
 
 
 def sourced(text: str) -> str:
-    """A citation with its arXiv numbers linked."""
+    """Link the arXiv numbers of a citation."""
     return re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", _escaped(text))
 
 
 def defaults(conf: Path) -> dict[str, str]:
-    """The option of each axis that train.py takes, or else evaluate.py or sample.py."""
+    """Default option of each axis in train.py, or else in evaluate.py or sample.py."""
     chosen: dict[str, str] = {}
     for program in ("sample", "evaluate", "train"):
         for entry in yaml.safe_load((conf / f"{program}.yaml").read_text())["defaults"]:
@@ -224,7 +224,7 @@ and defaults, the code behind them and the formulas.
 
 
 def index(conf: Path, notes: dict[str, dict[str, Any]]) -> str:
-    """The list of all axes."""
+    """Page that lists all axes."""
     lines = [INDEX]
     for group in dict.fromkeys(note["group"] for note in notes.values()):
         lines += [f"## {group}", "", "| axis | options |", "|---|---|"]

@@ -1,8 +1,8 @@
-"""make benchmarks: what the framework costs, each figure a ratio of two times taken in turns in one run.
+"""make benchmarks: overhead of the framework, each result a ratio of two interleaved timings in one run.
 
-Training: a step of the default experiment through the whole stack against a bare PyTorch loop (limit 1.10).
-Sampling: a sampler's step against the network's call alone (limit 1.05).
-Start: from the command to the end of the first training step, less the import of Lightning (limit 3 s).
+Training: a step of the default experiment with the whole stack against a bare PyTorch loop (limit 1.10).
+Sampling: a sampler step against the network call alone (limit 1.05).
+Start: from the command to the end of the first training step, minus the import of Lightning (limit 3 s).
 """
 
 import statistics
@@ -28,7 +28,7 @@ ROUNDS, WARM, STEPS = 5, 10, 40
 
 
 class _Stopwatch(pl.Callback):
-    """Seconds a step, from the end of step WARM to that of the last."""
+    """Measure seconds per step, from the end of step WARM to the last step."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == WARM:
@@ -38,7 +38,7 @@ class _Stopwatch(pl.Callback):
 
 
 def stack_seconds(folder: Path) -> float:
-    """A training step of the default experiment by Lightning, with EMA, checks, progress, CSV and W&B logging."""
+    """Seconds per training step of the default experiment in Lightning, with EMA, checks, progress, CSV and W&B."""
     words = [f"trainer.max_steps={WARM + STEPS}", "trainer=cpu", "trainer.val_check_interval=999"]
     cfg = composed("train", words)
     parts, watch = parts_of(cfg), _Stopwatch()
@@ -51,7 +51,7 @@ def stack_seconds(folder: Path) -> float:
 
 
 def bare_seconds() -> float:
-    """The same network, batch, loss and optimizer in a plain loop: no EMA, no logging, no Lightning."""
+    """Seconds per step with the same network, batch, loss and optimizer in a plain loop, without EMA and logging."""
     cfg = composed("train", [])
     parts = parts_of(cfg)
     model, images, labels = (
@@ -77,7 +77,7 @@ def bare_seconds() -> float:
 
 
 def sampling_seconds(sampler: str) -> list[tuple[float, float]]:
-    """(a step of the pipeline's sampling with clipping and per-sample noise, a network call), 100 images, in turns."""
+    """Interleaved seconds (sampling step with clipping and per-sample noise, network call) for 100 images."""
     parts = parts_of(composed("train", [f"sampler={sampler}", "sampler.steps=50", "guidance.scale=1"]))
     model, labels = parts.pipeline.eval(), torch.arange(100) % 10
     x, t = torch.randn(100, *model.latent_shape), torch.rand(100)
@@ -102,7 +102,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def start_seconds(folder: Path) -> tuple[float, float]:
-    """(command to the end of the first training step, seen by its checkpoint; import of Lightning)."""
+    """Seconds (from the command to the first training step's checkpoint, for the import of Lightning)."""
     lightning = timed(lambda: _python("-c", "import pytorch_lightning").wait())
     start = time.perf_counter()
     words = ["trainer.max_steps=3", "callbacks.checkpoint.every_n_train_steps=1", f"hydra.run.dir={folder}"]

@@ -1,4 +1,4 @@
-"""Docstrings on the API pages: prose with formulas, in which `<`, `*`, `_` and brackets are no markup."""
+"""Docstrings on the API pages: prose with formulas, in which `<`, `*`, `_` and brackets are not markup."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from denoiselab.tools.axis_pages import documented
 
 
 class Prose(griffe.Extension):
-    """An extension of mkdocstrings; it meets each object once, as its source is read."""
+    """mkdocstrings extension, called once per object as its source is read."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:

@@ -1,7 +1,7 @@
-"""python -m denoiselab.tools.hashes [requirements.txt]: rewrites the hashes of every pinned package, in place.
+"""python -m denoiselab.tools.hashes [requirements.txt]: update the hashes of all pinned packages in place.
 
-To add or update a package, write its line, `name==version`, and run this. Comments and the order of lines stay. Hashes
-are those of every file of a release, so that the same list serves every platform; no address is written.
+To add or update a package, write its line, `name==version`, and run this. Comments and line order are kept. Hashes
+cover every file of a release, so that the list serves every platform; no URL is written.
 """
 
 import re
@@ -16,18 +16,18 @@ PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)")
 
 
 def canonical(name: str) -> str:
-    """The name as package indexes compare it (PEP 503)."""
+    """Normalise a package name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def pins(text: str) -> dict[str, str]:
-    """The pinned requirements of a file, by canonical name: "name==version"."""
+    """Map canonical names to the pinned requirements "name==version" of a file."""
     found = (PIN.match(line) for line in text.splitlines())
     return {canonical(match[1]): match[0] for match in found if match}
 
 
 def fetched(requirements: list[str]) -> dict[str, list[str]]:
-    """The SHA-256 of every file of these releases, by canonical name, as the package index states them."""
+    """Get the SHA-256 of every file of these releases from the package index, by canonical name."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pins.txt"
         path.write_text("\n".join(requirements) + "\n")
@@ -43,10 +43,7 @@ def fetched(requirements: list[str]) -> dict[str, list[str]]:
 
 
 def rewritten(text: str, hashes: dict[str, list[str]]) -> str:
-    """The requirements with these hashes in place of those they had.
-
-    Raises ConfigError for a package without any.
-    """
+    """Replace the hashes of the requirements. Raises ConfigError for a package without hashes."""
     lines = []
     for line in text.splitlines():
         match = PIN.match(line)

@@ -1,7 +1,7 @@
-"""python -m denoiselab.tools.refusals: which options are refused and why, as the README's table.
+"""python -m denoiselab.tools.refusals: print the table of refused options and their reasons for the README.
 
-Each option is put into the default configuration by itself, and each pair of options of two parts, and asked of the
-rules in rules/. An option that needs others beside it is listed once, and not again with every other option.
+Checks each option in the default configuration, and each pair of options of two groups, against rules/. An option
+refused by itself is listed once, not with every other option.
 """
 
 import copy
@@ -25,7 +25,7 @@ def options(axis: str) -> list[str]:
 
 
 def refusal(base: DictConfig, parts: dict[Choice, DictConfig], *chosen: Choice) -> str | None:
-    """The reason for which the default configuration with these options is refused; None where it is not."""
+    """Reason why the default configuration with these options is refused; None if it is valid."""
     cfg = copy.copy(base)
     for axis, option in chosen:
         cfg[axis] = parts[axis, option]
@@ -37,7 +37,7 @@ def refusal(base: DictConfig, parts: dict[Choice, DictConfig], *chosen: Choice) 
 
 
 def refused() -> Iterator[tuple[tuple[Choice, ...], str]]:
-    """(options, reason): single options first, then pairs."""
+    """Yield (options, reason): single options first, then pairs."""
     base = composed("train", [])
     parts = {(axis, option): composed("train", [f"{axis}={option}"])[axis] for axis in AXES for option in options(axis)}
     alone = {choice: refusal(base, parts, choice) for choice in parts}
@@ -51,7 +51,7 @@ def refused() -> Iterator[tuple[tuple[Choice, ...], str]]:
 
 
 def table() -> str:
-    """Markdown: a row for each reason, with the options that it is given for."""
+    """Markdown table with a row per reason and its options."""
     rows: dict[str, list[dict[str, list[str]]]] = {}
     for chosen, reason in refused():
         for group in rows.setdefault(reason, []):

@@ -1,7 +1,7 @@
-"""python -m denoiselab.tools.selftest resume [how=sigterm|sigkill|stop] [overrides]: is resuming exact for this?
+"""python -m denoiselab.tools.selftest resume [how=sigterm|sigkill|stop] [overrides]: test that resuming is exact.
 
-Trains in one go, and in two with a stop between them, by train.py in processes of its own. Then the two last
-checkpoints and the two logs are compared, bit by bit.
+Trains once without and once with an interruption, running train.py in subprocesses, and compares the two last
+checkpoints and the two logs bit by bit.
 """
 
 import csv
@@ -27,7 +27,7 @@ from denoiselab.runs.checkpoint import read
 
 SIGNALS = {"sigterm": signal.SIGTERM, "sigkill": signal.SIGKILL}
 PARTS = {"state_dict": "weights", "ema": "averages", "optimizer_states": "optimizer"}
-# What describes the run, and how often it was ended and looked at: one that has stopped was so once more.
+# Describes the run and counts its ends and validations, of which an interrupted run has one more.
 APART = (
     "denoiselab",
     "pytorch-lightning_version",
@@ -42,7 +42,7 @@ CLOCK = ("train/images_per_second", "seconds")
 
 
 class Difference(NamedTuple):
-    """The first thing that differs, and how."""
+    """The first difference, with its key and description."""
 
     key: str
     how: str
@@ -52,7 +52,7 @@ class Difference(NamedTuple):
 
 
 def resume(words: Sequence[str]) -> str:
-    """What is equal, in words. Raises BrokenRunError with the first tensor and the first figure that are not."""
+    """Describe what is equal. Raises BrokenRunError with the first differing tensor and metric."""
     how, words = _how(words)
     words, steps = _quick(words)
     place = Path(tempfile.mkdtemp(prefix="denoiselab-selftest-"))
@@ -71,7 +71,7 @@ def resume(words: Sequence[str]) -> str:
 
 
 def _runs(how: str, words: Sequence[str], steps: int, place: Path) -> tuple[Path, Path]:
-    """The folders of the run in one go and of that in two. Raises UserError for what train.py refuses."""
+    """Folders of the uninterrupted and the interrupted run. Raises UserError if train.py refuses."""
     whole, parted = place / "whole", place / "parted"
     with _telling(f"{steps} steps in one go"):
         train([*words, f"hydra.run.dir={whole}"])
@@ -93,7 +93,7 @@ def _runs(how: str, words: Sequence[str], steps: int, place: Path) -> tuple[Path
 
 
 def _how(words: Sequence[str]) -> tuple[str, list[str]]:
-    """How to end the first part, and the words without it. Raises ConfigError."""
+    """Return how to end the first part, and the remaining overrides. Raises ConfigError for unknown values."""
     told = dict(map(pair, words)).get("how", "sigterm")
     if told not in (*SIGNALS, "stop"):
         raise ConfigError(f"how={told} is not known; allowed: sigterm, sigkill or stop, which ends it by max_steps")
@@ -101,7 +101,7 @@ def _how(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _quick(words: Sequence[str]) -> tuple[list[str], int]:
-    """The words with what makes the test short where they do not say otherwise; the number of steps."""
+    """Add overrides that shorten the test, unless given; also return the number of steps."""
     own = dict(map(pair, words))
     steps = own.get("trainer.max_steps", "20")
     if not steps.isdigit() or int(steps) < 4:
@@ -119,7 +119,7 @@ def _quick(words: Sequence[str]) -> tuple[list[str], int]:
 
 
 class _telling:
-    """What is being done, and the seconds that it took."""
+    """Print the current task and its duration."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -133,14 +133,14 @@ class _telling:
 
 
 def train(words: Sequence[str]) -> None:
-    """Raises UserError with what train.py has said, if it fails."""
+    """Run train.py. Raises UserError with its message if it fails."""
     done = subprocess.run(_command(words), capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(done.stderr.strip() or f"train.py ended with status {done.returncode}")
 
 
 def stopped(words: Sequence[str], folder: Path, number: signal.Signals) -> int:
-    """Trains until there is a new checkpoint, and then sends the signal; the exit status, negative for a signal.
+    """Train until a new checkpoint appears, then send the signal; return the exit status, negative for a signal.
 
     Raises UserError if the signal came too late.
     """
@@ -170,7 +170,7 @@ def _command(words: Sequence[str]) -> list[str]:
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every tensor and plain value of a checkpoint that training goes on from, with its place."""
+    """Yield every tensor and plain value of a checkpoint that affects resuming, with its key."""
     if any(key == part or key.startswith(f"{part}.") for part in APART):
         return
     if isinstance(value, dict):
@@ -185,7 +185,7 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def compared(one: dict[str, Any], other: dict[str, Any]) -> Difference | None:
-    """The first tensor or value in which two checkpoints differ by a single bit; None: they are equal."""
+    """The first tensor or value of two checkpoints that differs in any bit; None if they are equal."""
     mine, theirs = dict(leaves(one)), dict(leaves(other))
     for key in [*mine, *(key for key in theirs if key not in mine)]:
         if key not in mine or key not in theirs:
@@ -210,7 +210,7 @@ def _difference(one: Any, other: Any) -> str | None:
 
 
 def figures(table: Path) -> dict[tuple[int, str], list[str]]:
-    """(step, name) -> what metrics.csv says of it, once a row; without what the clock says."""
+    """Map (step, name) to the values in metrics.csv, one per row, without timings."""
     found: dict[tuple[int, str], list[str]] = {}
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -221,7 +221,7 @@ def figures(table: Path) -> dict[tuple[int, str], list[str]]:
 
 
 def compared_logs(one: dict[tuple[int, str], list[str]], other: dict[tuple[int, str], list[str]]) -> Difference | None:
-    """The first step and figure in which the second log differs. It may have more figures, but of training none."""
+    """The first step and metric in which the second log differs; it may have more metrics, except training ones."""
     for step, name in sorted({*one, *(key for key in other if key[1].startswith("train/"))}):
         mine, theirs = one.get((step, name), []), other.get((step, name), [])
         if mine != theirs:
@@ -243,7 +243,7 @@ def _equal(state: dict[str, Any], log: dict[tuple[int, str], list[str]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: equal; 1: not equal; 2: a slip."""
+    """Exit status 0: equal; 1: not equal; 2: invalid arguments."""
     if not arguments or arguments[0] != "resume":
         print(f"selftest.py: what is to be tested? {(__doc__ or '').splitlines()[0]}", file=sys.stderr)
         return 2

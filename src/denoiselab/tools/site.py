@@ -1,6 +1,6 @@
-"""The hook of mkdocs.yml: pages made from the code, formulas as MathML, links out of the repository's own pages.
+"""MkDocs hooks: pages generated from the code, formulas as MathML, and fixed links of the repository's own pages.
 
-`make docs` runs it. Nothing that it makes is committed.
+`make docs` runs it. The generated files are not committed.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ sys.path.insert(0, str(SOURCE))
 
 from denoiselab.tools import axis_pages  # noqa: E402
 
-# Rooms of the package that the API pages leave out, and modules that are no part of the library.
+# Subpackages that the API pages leave out.
 PRIVATE = {"cli", "tools"}
 REFUSALS = ("denoiselab.tools.refusals", "denoiselab.tools.refusals")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
-# A function before its argument; not one with an exponent, whose element has two children and no more.
+# A function before its argument, without an exponent: <msup> allows only two children.
 FUNCTION = re.compile(r"(?<!<msup>)(?<!<msub>)<mi>(log|cos|sin)</mi>(?!<mo|<mspace)")
 
 
 def notes() -> dict[str, dict[str, Any]]:
-    """docs/axes.yml: what a page says of each axis, in the order of the pages."""
+    """Load docs/axes.yml: the notes of each axis, in page order."""
     known: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docs" / "axes.yml").read_text())
     missing = [axis for axis in axis_pages.axes(ROOT / "conf") if axis not in known]
     return known | {axis: {"group": "Other"} for axis in missing}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fills in the sections of the navigation that the code decides."""
+    """Fill in the navigation sections that depend on the code."""
     groups: dict[str, list[Any]] = {}
     for axis, note in notes().items():
         groups.setdefault(note["group"], []).append({axis: f"axes/{axis}.md"})
@@ -54,7 +54,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def modules() -> list[str]:
-    """The package's rooms and files, but for those that are no part of the library."""
+    """Public subpackages and modules of the package."""
     package = SOURCE / "denoiselab"
     found = [path.stem for path in package.glob("*.py")] + [path.parent.name for path in package.glob("*/__init__.py")]
     return sorted(name for name in found if not name.startswith("_") and name not in PRIVATE)
@@ -67,7 +67,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def generated() -> dict[str, str]:
-    """The pages that are made from the code, by their path."""
+    """Pages generated from the code, by path."""
     conf, code, noted = ROOT / "conf", axis_pages.Code(SOURCE), notes()
     pages = {f"axes/{axis}.md": axis_pages.page(axis, conf, code, note) for axis, note in noted.items()}
     pages["axes/index.md"] = axis_pages.index(conf, noted)
@@ -97,7 +97,7 @@ def _api_index(code: axis_pages.Code) -> str:
 
 
 def _api_page(name: str) -> str:
-    """A module; or a package, file by file, so that what its `__init__` exports again is not there twice."""
+    """Page of a module, or of a package file by file, so that re-exports of its `__init__` are not repeated."""
     folder = SOURCE / "denoiselab" / name
     if not folder.is_dir():
         return f"# {name}\n\n::: denoiselab.{name}\n"
@@ -111,7 +111,7 @@ def _api_page(name: str) -> str:
 
 
 def _refusals() -> str:
-    """The table of refused options and pairs. It takes a minute, so it is kept until conf/ or the package changes."""
+    """Table of refused options and pairs, cached until conf/ or the package changes since it takes a minute."""
     code = [path for path in SOURCE.rglob("*.py") if path.parent.name != "tools" or path.stem == "refusals"]
     sources = sorted([*(ROOT / "conf").rglob("*.yaml"), *code])
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
@@ -140,14 +140,14 @@ def _columns(line: str) -> tuple[str, str]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links of CONTRIBUTING.md and CHANGELOG.md, which are written for the repository's root."""
+    """Fix links of CONTRIBUTING.md and CHANGELOG.md, which are relative to the repository's root."""
     if page.file.src_uri in ("develop.md", "changelog.md"):
         markdown = markdown.replace("](docs/", "](")
     return markdown
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas in LaTeX become MathML, which browsers show with no script."""
+    """Convert LaTeX formulas to MathML, which browsers render without scripts."""
     return FORMULA.sub(_mathml, content)
 
 

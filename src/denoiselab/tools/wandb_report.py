@@ -1,7 +1,7 @@
-"""python -m denoiselab.tools.wandb_report entity=<name> project=<project> [group=<group>]: our charts, in W&B.
+"""python -m denoiselab.tools.wandb_report entity=<name> project=<project> [group=<group>]: our charts in W&B.
 
-A workspace and a report of a project, with the charts of report.py, made there of what the runs have logged. Both are
-built with no network; to put them there takes one, and an account. `pip install -e '.[workspaces]'` brings the library.
+Creates a workspace and a report of a project, with the charts of report.py, from the logged runs. Both are built
+offline; uploading them needs a network and an account. `pip install -e '.[workspaces]'` installs the library.
 """
 
 import sys
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
 STEP = "trainer/global_step"
-# By their classes: loss.weighting, as most losses are one class with another weighting.
+# By class; loss.weighting, since most losses share a class and differ in the weighting.
 AXES = ("schedule", "parameterization", "loss.weighting", "time_sampling", "backbone", "sampler", "guidance")
 NUMBERS = ("optimizer.lr", "sampler.steps", "guidance.scale", "seed")
 FIGURES = ("fid", "floor", "class_accuracy", "bits_per_dim", "nfe", "n", "extractor", "train_seconds", "best/fid")
 
 
 class Section(NamedTuple):
-    """Charts that belong together, and what the reader is told of them; `job_type` of the runs that they are of."""
+    """Related panels, their description, and the `job_type` of their runs."""
 
     name: str
     told: str
@@ -32,7 +32,7 @@ class Section(NamedTuple):
 
 
 def sections() -> list[Section]:
-    """Freshly made: a panel belongs to one place."""
+    """Build new panels, since a panel belongs to one place."""
     import wandb_workspaces.reports.v2 as wr
 
     fid = wr.SummaryMetric("fid")
@@ -132,7 +132,7 @@ def report(entity: str, project: str, group: str | None = None) -> "wr.Report":
 
     blocks: list[Any] = [wr.TableOfContents()]
     for part in sections():
-        runs = wr.Runset(  # of the report's own project; a name would be looked up at once
+        runs = wr.Runset(  # the report's own project; naming it would look it up immediately
             name=f"runs of type {part.job_type}",
             filters=_filters(group, part.job_type),
             pinned_columns=["run:displayName", *(f"summary:{key}" for key in FIGURES)],
@@ -154,13 +154,13 @@ def _filters(group: str | None, job_type: str | None = None) -> Any:
 
 
 def push(entity: str, project: str, group: str | None = None) -> list[str]:
-    """Where the workspace and the report then are. Raises BrokenRunError where W&B cannot be asked, or says no."""
+    """Upload both and return their URLs. Raises BrokenRunError if W&B is unreachable or refuses."""
     import wandb
 
     try:
-        wandb.Api(timeout=15)  # or else the library would ask for an account, or try for minutes
+        wandb.Api(timeout=15)  # otherwise the library prompts for an account, or retries for minutes
         made = [workspace(entity, project, group).save().url, report(entity, project, group).save().url]
-    except Exception as error:  # the library raises what it happens to meet
+    except Exception as error:  # the library raises arbitrary exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BrokenRunError(
             f"W&B did not take the report of {entity}/{project} ({reason}); it takes a network and an account, once: "
@@ -170,7 +170,7 @@ def push(entity: str, project: str, group: str | None = None) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: they are there; 1: W&B could not be asked; 2: a slip."""
+    """Exit status 0: uploaded; 1: W&B not reachable; 2: invalid arguments."""
     try:
         print("\n".join(push(**_told(arguments))))
     except UserError as error:
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _told(arguments: Sequence[str]) -> dict[str, str]:
-    """Raises ConfigError for a word that is none of them, one that is missing, and where the library is not there."""
+    """Parse the arguments. Raises ConfigError for unknown or missing ones, or if the library is not installed."""
     told = dict(map(pair, arguments))
     if strange := [word for word in arguments if pair(word)[0] not in ("entity", "project", "group")]:
         raise ConfigError(f"{strange[0]} is not known; allowed: entity=<name> project=<project> group=<group>")

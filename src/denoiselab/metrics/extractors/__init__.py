@@ -1,4 +1,4 @@
-"""Networks that others have trained, to look through: their figures can be compared beyond one data set."""
+"""Pretrained feature extractors, whose metrics are comparable across data sets."""
 
 from denoiselab.metrics.extractors.inception_v3 import Inception, inception
 from denoiselab.metrics.extractors.transformers import CLIP, DINOv2, clip, dinov2

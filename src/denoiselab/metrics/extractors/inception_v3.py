@@ -1,9 +1,9 @@
-"""Inception-v3 as published FIDs have it: TensorFlow's graph of 2015-12-05, in torch-fidelity's port.
+"""Inception-v3 as used for published FIDs: TensorFlow's graph of 2015-12-05, in torch-fidelity's port.
 
-Images are brought to 299 x 299 as TensorFlow 1 did it: bilinear, pixel i of the result from i * side/299 of the image.
+Images are resized to 299 x 299 as in TensorFlow 1: bilinear, output pixel i is read at input position i * side/299.
 Features: pool_3, 2048 (FID, Heusel 2017; KID, Binkowski 2018). Spatial features: the first 7 channels of mixed_6/conv
-at its 17 x 17 places (sFID, Nash 2021, as OpenAI's evaluator takes them). Class scores: of 1008 classes, without their
-bias (Inception score, Salimans 2016, of torch-fidelity's "logits_unbiased").
+at its 17 x 17 positions (sFID, Nash 2021, as in OpenAI's evaluator). Logits: 1008 classes, without the bias (Inception
+score, Salimans 2016; torch-fidelity's "logits_unbiased").
 """
 
 import io
@@ -28,9 +28,9 @@ SPATIAL_CHANNELS = 7
 
 @final
 class Inception(Extractor):
-    """`network` is torch-fidelity's FeatureExtractorInceptionV3 for pool_3 and the scores; `digest` its file's sha256.
+    """Inception-v3 extractor; `network` is torch-fidelity's FeatureExtractorInceptionV3, `digest` its file's sha256.
 
-    The name of the one that all published figures are of is inception-v3-6726825d.
+    The name of the standard weights, which published metrics use, is inception-v3-6726825d.
     """
 
     dim = 2048
@@ -46,11 +46,11 @@ class Inception(Extractor):
         return look_in_parts(images, self._look)
 
     def _look(self, images: Tensor) -> Looked:
-        # On the CPU convolutions of channels_last weights take 0.6 of the time.
+        # On the CPU, convolutions with channels_last weights take 0.6 of the time.
         on_cpu = images.device.type == "cpu"
         self.network.to(memory_format=torch.channels_last if on_cpu else torch.contiguous_format)
         middle: list[Tensor] = []
-        # A block's channels begin with those of its 1 x 1 convolution, and TensorFlow's mixed_6 is Mixed_6d here.
+        # TensorFlow's mixed_6 is Mixed_6d here; a block's first channels are those of its 1 x 1 convolution.
         hook = self.network.Mixed_6d.register_forward_hook(lambda _block, _inputs, seen: middle.append(seen))
         try:
             features, logits = self.network(images)
@@ -60,16 +60,16 @@ class Inception(Extractor):
 
 
 def inception(source: Source, weights: str | Path | None = None, cache: str | Path = "outputs/.cache") -> Inception:
-    """With the weights of a file, or else torch-fidelity's own, fetched at the first use and kept in `cache`.
+    """Build the extractor from a weights file, or from torch-fidelity's weights, downloaded once into `cache`.
 
-    Raises ConfigError for data that are no images, without the extra [inception], and for weights that are not there,
-    cannot be fetched, or are another network's.
+    Raises ConfigError if the data are not images, the extra [inception] is missing, or the weights are missing, cannot
+    be downloaded or belong to another network.
     """
     check_images(source, "inception")
     make = _network_class()
     path = fetched(WEIGHTS, Path(cache)) if weights is None else Path(weights)
     state, digest = read(path)
-    buffer = io.BytesIO()  # torch-fidelity unpickles whatever it is given: it is given what was written here
+    buffer = io.BytesIO()  # torch-fidelity unpickles its input, so it gets a file written here
     torch.save(state, buffer)
     buffer.seek(0)
     try:
@@ -84,11 +84,11 @@ def inception(source: Source, weights: str | Path | None = None, cache: str | Pa
 
 
 def _network_class() -> Any:
-    """torch-fidelity's FeatureExtractorInceptionV3. Raises ConfigError where it cannot be imported."""
+    """Import torch-fidelity's FeatureExtractorInceptionV3. Raises ConfigError if the import fails."""
     need("inception", "inception", "torch_fidelity", "torchvision")
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except Exception as error:  # torchvision fails in more ways than one beside a torch that it was not built for
+    except Exception as error:  # torchvision fails in several ways with a torch it was not built for
         raise ConfigError(
             f"extractor=inception: torch-fidelity does not import ({type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}); torchvision needs the very torch that it was built for, and "

@@ -1,4 +1,4 @@
-"""What extractors with weights of their own share: what they need, and how images come to them."""
+"""Helpers shared by the pretrained extractors: requirement checks and batched inference."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from denoiselab.data.source import Source
 from denoiselab.errors import ConfigError
 from denoiselab.metrics.extractor import Looked
 
-TOGETHER = 64  # images that go through a network at once: at 299 x 299 they take about 1 GB
+TOGETHER = 64  # images per forward pass; about 1 GB at 299 x 299
 
 
 def check_images(source: Source, option: str) -> None:
-    """Raises ConfigError for data that are no images, grey or in colour."""
+    """Raise ConfigError if the data are not greyscale or RGB images."""
     if len(source.shape) != 3 or source.shape[0] not in (1, 3):
         kind = "points" if len(source.shape) == 1 else f"images of {source.shape[0]} channels"
         raise ConfigError(
@@ -25,7 +25,7 @@ def check_images(source: Source, option: str) -> None:
 
 
 def need(option: str, extra: str, *modules: str) -> None:
-    """Raises ConfigError where an extra's modules are not installed."""
+    """Raise ConfigError if an extra's modules are not installed."""
     if not all(find_spec(module) for module in modules):
         raise ConfigError(
             f"extractor={option} needs the extra [{extra}], which is not installed; pip install 'denoiselab[{extra}]' "
@@ -34,10 +34,10 @@ def need(option: str, extra: str, *modules: str) -> None:
 
 
 def look_in_parts(images: Tensor, look: Callable[[Tensor], Looked]) -> Looked:
-    """What `look` sees in all the images, some at a time, grey ones in three channels.
+    """Apply `look` to all images in chunks, with greyscale expanded to three channels.
 
-    In float32 in full, without gradients, whatever the trainer has switched on: a figure should be the same while
-    training and afterwards, as far as a GPU's rounding allows.
+    Computes in full float32 without gradients, whatever the trainer's precision, so that a metric is the same during
+    and after training up to the GPU's rounding.
     """
     with _exactly(images.device.type):
         parts = [look(part.expand(-1, 3, -1, -1)) for part in images.split(TOGETHER)]
@@ -55,7 +55,7 @@ def _exactly(device_type: str) -> Iterator[None]:
     with (
         torch.no_grad(),
         torch.autocast(device_type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),  # convolutions in TF32 else
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),  # else convolutions use TF32
     ):
         yield
 

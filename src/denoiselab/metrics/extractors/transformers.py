@@ -1,8 +1,8 @@
-"""Vision transformers to look through, of a folder on this machine: DINOv2 and CLIP, read by transformers.
+"""DINOv2 and CLIP vision transformers as extractors, loaded by transformers from a local folder.
 
-DINOv2's features of the class token follow people's judgement better than Inception's (Stein 2023); CLIP's normalised
-embeddings are what CMMD is made of (Jayasumana 2024). Pixels u are resized as the authors' programs do it, and the
-network sees (u/255 - mean) / std, channel by channel.
+DINOv2's class-token features follow human judgement better than Inception's (Stein 2023); CMMD uses CLIP's normalised
+embeddings (Jayasumana 2024). Pixels u are resized as in the authors' code, and the network input is (u/255 - mean) /
+std per channel.
 """
 
 import json
@@ -21,7 +21,7 @@ from denoiselab.metrics.extractors.weights import sha256
 
 
 class _Standardised(nn.Module):
-    """(u - mean) / std of u in [0, 1]; on whatever device the network is."""
+    """(u - mean) / std for u in [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -37,7 +37,7 @@ class _Standardised(nn.Module):
 
 @final
 class DINOv2(Extractor):
-    """`network` is transformers' Dinov2Model; its images are resized, clipped and standardised as in dgm-eval."""
+    """DINOv2 extractor around transformers' Dinov2Model; resizes, clips and standardises images as dgm-eval does."""
 
     side = 224
     resize = "bicubic to 224 x 224 as Pillow does"
@@ -53,7 +53,7 @@ class DINOv2(Extractor):
         return look_in_parts(images, self._look)
 
     def _look(self, images: Tensor) -> Looked:
-        # With antialias PyTorch's kernel is Pillow's (a = -0.5); without, it is another (a = -0.75).
+        # With antialias, PyTorch's kernel is Pillow's (a = -0.5); without it, a = -0.75.
         resized = nnf.interpolate(images.float(), (self.side, self.side), mode="bicubic", antialias=True)
         seen = self.network(self.standardised(resized.clamp(0, 255) / 255))
         return Looked(seen.last_hidden_state[:, 0])
@@ -61,7 +61,7 @@ class DINOv2(Extractor):
 
 @final
 class CLIP(Extractor):
-    """`network` is transformers' CLIPVisionModelWithProjection; its features have length 1, as in CMMD's program."""
+    """CLIP extractor around transformers' CLIPVisionModelWithProjection; features have length 1, as in CMMD's code."""
 
     def __init__(self, network: Any, digest: str) -> None:
         super().__init__()
@@ -81,19 +81,19 @@ class CLIP(Extractor):
 
 
 def dinov2(source: Source, weights: str | Path | None) -> DINOv2:
-    """Raises ConfigError for data that are no images, without the extra, and for a folder that holds no DINOv2."""
+    """Load DINOv2. Raises ConfigError for data other than images, a missing extra, or a folder without DINOv2."""
     return DINOv2(*_loaded(source, weights, "dinov2", "Dinov2Model", ("dinov2",)))
 
 
 def clip(source: Source, weights: str | Path | None) -> CLIP:
-    """Of a whole CLIP or its vision half. Raises ConfigError as `dinov2` does."""
+    """Load CLIP from a full model or its vision half. Raises ConfigError as `dinov2` does."""
     return CLIP(*_loaded(source, weights, "clip", "CLIPVisionModelWithProjection", ("clip", "clip_vision_model")))
 
 
 def _loaded(
     source: Source, weights: str | Path | None, option: str, kind: str, types: tuple[str, ...]
 ) -> tuple[nn.Module, str]:
-    """(network, sha256 of config.json and the weights). `types` are the model types, in config.json, that fit."""
+    """Return (network, sha256 of config.json and weights). types: accepted model_type values of config.json."""
     check_images(source, option)
     need(option, "transformers", "transformers")
     wanted = f"give the folder of a model of transformers ({' or '.join(types)}), config.json and model.safetensors"
@@ -118,7 +118,7 @@ def _model_type(path: Path) -> str:
 
 
 def _read(folder: Path, kind: str, wanted: str) -> nn.Module:
-    """The network with every tensor from the folder. Raises ConfigError for one that is not there or does not fit."""
+    """Load the network. Raises ConfigError if a tensor is missing or does not fit."""
     import transformers
 
     logging = transformers.utils.logging

@@ -1,4 +1,4 @@
-"""Files of weights: read without running what is in them, fetched with their checksum verified."""
+"""Weight files: loaded without executing code, downloaded with a verified checksum."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ HINT = "leave metrics.weights out, and those that its authors give out are fetch
 
 
 class Remote(NamedTuple):
-    """A file that its authors give out, and what its sha256 must be."""
+    """A published file and its expected sha256."""
 
     url: str
     sha256: str
@@ -30,7 +30,7 @@ class Remote(NamedTuple):
 
 
 def sha256(*paths: Path) -> str:
-    """Of the files' contents, one after the other: what `cat FILES | sha256sum` says."""
+    """SHA-256 of the concatenated files, as in `cat FILES | sha256sum`."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -40,9 +40,9 @@ def sha256(*paths: Path) -> str:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """A network's tensors by name, and the sha256 of their file. Raises ConfigError, for a file of more than that too.
+    """Load a network's tensors by name, and their file's sha256. Raises ConfigError for any content but tensors.
 
-    A pickle can hold commands; this reads nothing but tensors.
+    A pickle can contain code; only tensors are loaded.
     """
     if not path.is_file():
         raise ConfigError(
@@ -62,9 +62,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def fetched(remote: Remote, cache: Path) -> Path:
-    """The file in `cache`, fetched if it is not there whole. Raises ConfigError where it cannot be had.
+    """Return the path of the file in `cache`, downloaded if missing or damaged. Raises ConfigError if that fails.
 
-    Written under a name of its own and renamed: jobs that fetch at the same time do not meet.
+    Writes to a temporary file and renames it, so that concurrent jobs do not interfere.
     """
     path = cache / remote.name
     if path.is_file() and sha256(path) == remote.sha256:

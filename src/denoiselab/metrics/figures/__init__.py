@@ -1,4 +1,4 @@
-"""The figures of a set of images, one or several of a kind a class."""
+"""Metrics of a set of images; a class computes one metric or several related ones."""
 
 from denoiselab.metrics.figures.class_accuracy import AsTold, ClassAccuracy
 from denoiselab.metrics.figures.cmmd import CMMD

@@ -1,4 +1,4 @@
-"""Does a conditional model do as it is told?"""
+"""Metrics of how well samples follow their condition."""
 
 from typing import final
 
@@ -8,7 +8,7 @@ from denoiselab.metrics.statistics import Statistics
 
 @final
 class ClassAccuracy(Figure):
-    """class_accuracy: the share of images that the extractor names as the class that was asked for."""
+    """class_accuracy: the fraction of images that the extractor assigns to the requested class."""
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
         return {} if generated.right is None else {"class_accuracy": generated.right / generated.n}
@@ -16,7 +16,7 @@ class ClassAccuracy(Figure):
 
 @final
 class AsTold(Figure):
-    """What the model's own condition says of that, by names of its own: the error on known pixels, and others."""
+    """The conditioner's own metrics under their own names, such as the error on known pixels."""
 
     def __call__(self, generated: Statistics, reference: Reference) -> dict[str, float]:
         return generated.told

@@ -1,7 +1,7 @@
-"""CMMD: MMD^2 of CLIP's embeddings (Jayasumana 2024), of unit length, in a Gaussian kernel of sigma 10, times 1,000.
+"""CMMD: MMD^2 of CLIP's unit-length embeddings (Jayasumana 2024), Gaussian kernel with sigma 10, times 1,000.
 
-Their eq. 3 is the unbiased estimate, which is taken here; the program that they published counts each image with
-itself, too, and so says more by 1000 (1/n + 1/m) (1 - mean k of two of a class), some .01 at n = 1,000.
+Uses the unbiased estimate of their eq. 3. Their published code also pairs each image with itself and is larger by 1000
+(1/n + 1/m) (1 - mean k of two of a class), about 0.01 at n = 1,000.
 """
 
 from typing import final
@@ -16,7 +16,7 @@ from denoiselab.metrics.statistics import Statistics
 
 @final
 class CMMD(Figure):
-    """cmmd and cmmd_error, of an extractor whose features are of unit length, as CLIP's are, and not of others."""
+    """cmmd and cmmd_error, for extractors with unit-length features such as CLIP; empty for others."""
 
     headline = "cmmd"
 

@@ -1,8 +1,8 @@
-"""FID: the Fréchet distance of Gaussians fitted to features (Heusel 2017, eq. 6), how sure it is, and what it would be
-of ever more images.
+"""FID: the Fréchet distance of Gaussians fitted to features (Heusel 2017, eq. 6), its error, and its limit n -> inf.
 
-FID of n samples is too large by about c/n, c depending on the model (Binkowski 2018): the covariance of few samples is
-too uneven. Chong & Forsyth 2020 take the intercept of FID as a line in 1/n: FID_inf. It may fall a little below 0.
+The FID of n samples is biased upwards by about c/n, with c depending on the model (Binkowski 2018), because the
+covariance of few samples is too uneven. FID_inf is the intercept of FID as a line in 1/n (Chong & Forsyth 2020); it can
+be slightly below 0.
 """
 
 from typing import final
@@ -16,25 +16,24 @@ from denoiselab.metrics.moments import DistanceTo, frechet_distance
 from denoiselab.metrics.statistics import Needs, Statistics
 from denoiselab.randomness import generator
 
-NORMAL = 1.959964  # 95% of a normal distribution lie within that many standard deviations
-PARTS = (1, 2, 3)  # into which the samples fall, for FID_inf
+NORMAL = 1.959964  # 95% of a normal distribution lie within this many standard deviations
+PARTS = (1, 2, 3)  # numbers of parts for FID_inf
 
 
 @final
 class FID(Figure):
-    """fid of all samples; fid_low and fid_high, a 95% interval; fid_infinity, where a third of the samples still are
-    more than the features.
+    """fid, its 95% interval fid_low to fid_high, and fid_infinity if a third of the samples exceeds the feature count.
 
-    The interval is that of other samples of the same model at the same n. It is fid +- 1.96 standard deviations of FID
-    over `resamples` bootstrap samples (Efron 1979), and not their quantiles: a resample has but 63% different samples,
-    so all of them have a larger FID than the samples themselves. It is drawn class by class, since as many samples are
-    asked for of each class. Where a model is as good as real images and n no larger than ten times the features, the
-    standard deviation is too large by a factor of about two; the interval is not too narrow.
+    The interval is for other samples of the same model at the same n: fid +- 1.96 standard deviations of FID over
+    `resamples` bootstrap samples (Efron 1979). Quantiles are not used: a resample has only 63% distinct samples, so its
+    FID is larger than that of the samples. Resampling is stratified by class, as equally many samples are requested per
+    class. For a model as good as real images and n at most ten times the number of features, the standard deviation is
+    about twice too large; the interval is not too narrow.
 
-    FID_inf is the intercept of the least squares line through FID of all samples and mean FIDs of halves and of thirds,
-    which share each class evenly.
+    FID_inf is the intercept of the least-squares line through the FID of all samples and the mean FIDs of halves and of
+    thirds, each stratified by class.
 
-    resamples None: 100, or fewer, down to 12, where features are more than 256 and each costs seconds.
+    resamples None: 100, reduced down to 12 for more than 256 features, where each takes seconds.
     """
 
     headline = "fid"
@@ -55,7 +54,7 @@ class FID(Figure):
         return figures
 
     def _bootstrap(self, to: DistanceTo, rows: Tensor, seen: Tensor, sizes: Tensor) -> float:
-        """The standard deviation of FID over resamples of rows: (n, D), sorted by stratum, of which these are sizes."""
+        """Standard deviation of FID over resamples of rows (n, D), sorted by stratum; sizes: size of each stratum."""
         n, dim = rows.shape
         rng = generator("bootstrap", n, dim)
         first, size = (sizes.cumsum(0) - sizes).repeat_interleave(sizes), sizes.repeat_interleave(sizes)
@@ -68,13 +67,13 @@ class FID(Figure):
 
 
 def _in_parts(to: DistanceTo, rows: Tensor, seen: Tensor) -> dict[float, float]:
-    """The mean FID of rows, sorted by class, in k parts, by the mean size of a part."""
+    """Mean FID of k parts of rows (sorted by class), by mean part size."""
     place = torch.arange(len(rows))
     return {len(rows) / k: sum(to.of_rows(rows, seen, place % k == i) for i in range(k)) / k for k in PARTS}
 
 
 def _intercept(n: int, fid: float, by_size: dict[float, float]) -> float:
-    """At 1/n = 0, of the least squares line through FIDs by the number of samples."""
+    """Intercept at 1/n = 0 of the least-squares line through FIDs by number of samples."""
     by_size = by_size | {n: fid}
     inverse = 1 / torch.tensor(list(by_size), dtype=torch.float64)
     values = torch.tensor(list(by_size.values()), dtype=torch.float64)
@@ -84,9 +83,9 @@ def _intercept(n: int, fid: float, by_size: dict[float, float]) -> float:
 
 @final
 class SpatialFID(Figure):
-    """sfid: FID in features of a middle layer at each place, which see where things are (sFID, Nash 2021).
+    """sfid: FID of middle-layer features at each position, sensitive to spatial layout (sFID, Nash 2021).
 
-    None where they are more than 4,096, as the classifier's are of images of more than 88 pixels a side.
+    Omitted above 4,096 spatial features, as for the classifier on images larger than 88 pixels a side.
     """
 
     headline = "sfid"

@@ -1,4 +1,4 @@
-"""What a figure is: a number, or several, that says how a set of images compares with real ones."""
+"""Base class of metrics that compare a set of images with real ones."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -9,17 +9,16 @@ from denoiselab.metrics.statistics import Needs, Statistics
 
 
 class Reference(NamedTuple):
-    """The real images: what a model has learned from, and as many as there are of those that it has not seen."""
+    """Statistics of real images: all training images, and as many test images as are evaluated."""
 
     train: Statistics
     test: Statistics
 
 
 class Figure(ABC):
-    """Plain values by name; none where the extractor does not see what the figure is made of.
+    """One or more metrics as plain values by name; empty if the extractor lacks the required features.
 
-    headline: the name of a distance by which models can be judged, the lower the better. needs: what has to be
-    gathered for it.
+    headline: name of a distance that can rank models (lower is better). needs: statistics that must be gathered.
     """
 
     headline: ClassVar[str | None] = None
@@ -31,15 +30,15 @@ class Figure(ABC):
     @final
     @property
     def settings(self) -> str:
-        """The numbers that it was given, in words: "sigma 10.0, scale 1000.0"."""
+        """The parameters as text: "sigma 10.0, scale 1000.0"."""
         given = {key: "null" if value is None else value for key, value in vars(self).items() if key != "needs"}
         return ", ".join(f"{key} {value}" for key, value in given.items())
 
     @final
     @property
     def words(self) -> str:
-        """Its name, numbers and source, by which what it has found is known again."""
+        """Cache key: name, parameters and source code."""
         source = ""
-        with suppress(OSError):  # a class of a notebook has none
+        with suppress(OSError):  # classes defined in a notebook have none
             source = inspect.getsource(type(self))
         return f"{type(self).__qualname__} {sorted(vars(self).items())} {source}"

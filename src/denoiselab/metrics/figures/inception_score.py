@@ -1,7 +1,7 @@
-"""Inception score: exp of the mean of KL(p(y|x) || p(y)) over images x (Salimans 2016, section 4).
+"""Inception score: exp of the mean over images x of KL(p(y|x) || p(y)) (Salimans 2016, section 4).
 
-The mean is H(y) - H(y|x) = sum_x sum_y p log p / n - sum_y q log q, q = p(y) = sum_x p(y|x) / n. 1 where all images
-look alike to the classifier, the number of classes where it is sure of each and each is as frequent.
+The mean is H(y) - H(y|x) = sum_x sum_y p log p / n - sum_y q log q, q = p(y) = sum_x p(y|x) / n. The score is 1 if all
+images look alike to the classifier, and the number of classes if it is certain of each and all are equally frequent.
 """
 
 from typing import final
@@ -16,10 +16,10 @@ from denoiselab.metrics.statistics import Needs, Statistics
 
 @final
 class InceptionScore(Figure):
-    """inception_score and inception_score_std, mean and standard deviation over `splits` parts, as the paper has them.
+    """inception_score and inception_score_std: mean and standard deviation over `splits` parts, as in the paper.
 
-    A part is a stretch of indices: nothing is drawn. A part of few images says less than all would, so scores of
-    different n / splits cannot be compared. The classes are those that the extractor knows.
+    Parts are contiguous index ranges, without randomness. Smaller parts score lower, so only scores with equal n /
+    splits are comparable. The classes are those of the extractor.
     """
 
     @checked
@@ -38,5 +38,5 @@ class InceptionScore(Figure):
 
 
 def _scores(means: Tensor) -> Tensor:
-    """Of means of p and of sum p log p, (splits, K + 1): (splits,)."""
+    """Map means of p and of sum p log p, (splits, K + 1), to scores (splits,)."""
     return (means[:, -1] + torch.special.entr(means[:, :-1]).sum(1)).exp()

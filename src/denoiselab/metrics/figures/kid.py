@@ -1,8 +1,8 @@
-"""KID: MMD^2 in the kernel (<a, b>/D + 1)^3 of D features (Binkowski 2018, eq. 4), over all pairs.
+"""KID: MMD^2 with the kernel (<a, b>/D + 1)^3 of D features (Binkowski 2018, eq. 4), over all pairs.
 
-The paper, and torchmetrics after it, draw subsets of 1,000 and take their mean, for want of memory; in tiles all pairs
-fit, and nothing is drawn. A mean over subsets has the same expectation, and more noise. Of images that are drawn class
-by class theirs is off by some 1/n, and ours (mmd.py) is not; without classes they are the same.
+The paper and torchmetrics average over random subsets of 1,000 to save memory. Computing all pairs in blocks needs no
+subsets; it has the same expectation and less noise. For images drawn class by class their estimate is off by about 1/n,
+while this one (mmd.py) is not; without classes the two are the same.
 """
 
 from typing import final
@@ -15,7 +15,7 @@ from denoiselab.metrics.statistics import Statistics
 
 
 def cubic(a: Tensor, b: Tensor) -> Tensor:
-    """(n, D), (m, D) -> (n, m)."""
+    """Map (n, D) and (m, D) to (n, m)."""
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 

@@ -1,6 +1,6 @@
-"""Fidelity and diversity by nearest neighbours: balls about each image, as large as to reach its k-th nearest other.
+"""Fidelity and diversity by nearest neighbours: each image has a ball that reaches its k-th nearest neighbour.
 
-As many generated images are taken as real ones, the first of both, since balls among more images are smaller.
+Uses equally many generated and real images, the first of each, since balls shrink as images are added.
 """
 
 from typing import final
@@ -20,8 +20,10 @@ def _equal(generated: Statistics, reference: Reference) -> tuple[Tensor, Tensor]
 
 @final
 class PrecisionRecall(Figure):
-    """precision: the share of generated images within a ball of a real one; recall: of real ones within a ball of a
-    generated one (Kynkäänniemi 2019, eq. 1-2; k = 3)."""
+    """precision and recall: fractions of images within the other set's balls (Kynkäänniemi 2019, eq. 1-2; k = 3).
+
+    precision: of generated images within a real image's ball; recall: of real images within a generated image's ball.
+    """
 
     @checked
     def __init__(self, k: Count = 3) -> None:
@@ -34,7 +36,7 @@ class PrecisionRecall(Figure):
         return {"precision": self._covered(x, y), "recall": self._covered(y, x)}
 
     def _covered(self, x: Tensor, y: Tensor) -> float:
-        """The share of x within a ball of y."""
+        """Fraction of x within a ball of y."""
         reach = radii(y, self.k)
         inside = sum(int((squared <= reach).any(1).sum()) for _, squared in blocks(x, y, squared_distances))
         return inside / len(x)
@@ -42,11 +44,11 @@ class PrecisionRecall(Figure):
 
 @final
 class DensityCoverage(Figure):
-    """density: in how many balls of real images a generated one lies, over k; coverage: the share of real images in
-    whose ball one lies (Naeem 2020, eq. 4-5; k = 5, and the balls are open, as in their program).
+    """density and coverage by real images' balls (Naeem 2020, eq. 4-5; k = 5, with open balls as in their code).
 
-    A real image far from all others makes precision large, but not density. Density has no upper limit; generated
-    images that are the real ones have 1.
+    density: mean number of balls that contain a generated image, divided by k; coverage: fraction of balls that contain
+    a generated image. Unlike precision, density is not inflated by real outliers. It has no upper limit, and is 1 if
+    the generated images are the real ones.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""Are the images copies of training images? By distances in pixels to the nearest two of these (nearest.py)."""
+"""Detection of copied training images, by pixel distances to the two nearest training images (nearest.py)."""
 
 from typing import final
 
@@ -12,12 +12,12 @@ from denoiselab.metrics.statistics import Needs, Statistics
 
 @final
 class Memorisation(Figure):
-    """memorised: the share of images that are less than a third as far from their nearest training image as from the
-    second nearest (Yoon 2023; Gu 2023), or equal to one, of which the training set may hold copies.
+    """memorised: fraction of copies; nearest_train: how often an image is nearer to the training set than a test image.
 
-    nearest_train: the probability that an image is nearer to the training set than a real test image is, an equal
-    distance being half nearer: the Mann-Whitney statistic of Meehan 2020 as an area. .5 is as it should be, 1 is
-    copies; less than .5 is images that are further off than real ones are.
+    A copy is less than a third as far from its nearest training image as from the second nearest (Yoon 2023; Gu 2023),
+    or identical to one, since the training set may contain duplicates. nearest_train counts ties as half; it is the
+    Mann-Whitney statistic of Meehan 2020 as an area. 0.5 is ideal, 1 means copies, and below 0.5 the images are further
+    away than real ones.
     """
 
     needs = Needs(distances=True)

@@ -1,16 +1,16 @@
-"""The squared maximum mean discrepancy of two sets in a kernel k (Gretton 2012, eq. 3), unbiased, over all pairs:
+"""Unbiased squared maximum mean discrepancy of two sets with a kernel k (Gretton 2012, eq. 3), over all pairs:
 
     MMD^2_u = mean of k(x_i, x_j), i != j  +  mean of k(y_i, y_j), i != j  -  2 mean of k(x_i, y_j)
 
-Where as many as n_c of n are drawn of each class c, two of a class meet less often than in free draws, in which the
-mean over i != j would be off by some 1/n; it is then that over pairs of classes, each by its share:
+With a fixed number n_c of n per class c, two of a class meet less often than in independent draws, and the mean over
+pairs i != j would be off by about 1/n; it is then taken over pairs of classes, weighted by their shares:
 
     1/n^2 (sum over i, j of two classes k(x_i, x_j)  +  sum_c n_c/(n_c - 1) sum over i != j of c k(x_i, x_j))
 
-So the whole is 0 on average where both are drawn from one distribution, at any n and m, and at times negative. Its
-error is the jackknife's: its square is sum_c (n_c - 1)/n_c sum_{i in c} (U_{-i} - mean)^2 over classes c, U_{-i} being
-without x_i, the shares as they are, and the same for y. On average it is not too small (Efron & Stein 1981), and up to
-sqrt 2 too large where the distributions are the same.
+The expectation is thus 0 if both sets have the same distribution, at any n and m; the estimate can be negative. The
+error is the jackknife's: its square is sum_c (n_c - 1)/n_c sum_{i in c} (U_{-i} - mean)^2 over classes c, with U_{-i}
+computed without x_i at unchanged shares, plus the same for y. On average it is not too small (Efron & Stein 1981), and
+up to sqrt 2 too large if the distributions are equal.
 """
 
 from typing import NamedTuple, final
@@ -23,7 +23,7 @@ from denoiselab.metrics.figures.figure import Figure, Reference
 from denoiselab.metrics.pairs import ROWS, PairFn, blocks, squared_distances
 from denoiselab.metrics.statistics import Statistics
 
-SHOWN = 1000  # reference images whose distances the bandwidth is the median of
+SHOWN = 1000  # reference images for the median bandwidth
 
 
 class Discrepancy(NamedTuple):
@@ -32,7 +32,7 @@ class Discrepancy(NamedTuple):
 
 
 def mmd(a: Statistics, b: Statistics, kernel: PairFn) -> Discrepancy:
-    """Of the features kept, at least 3 of each."""
+    """MMD of the kept features, at least 3 of each set."""
     x, y = a.kept, b.kept
     from_x, from_y = torch.empty(len(x), dtype=torch.float64), torch.zeros(len(y), dtype=torch.float64)
     for start, block in blocks(x, y, kernel):
@@ -45,12 +45,12 @@ def mmd(a: Statistics, b: Statistics, kernel: PairFn) -> Discrepancy:
 
 
 def _within(x: Tensor, strata: Tensor, across: Tensor, kernel: PairFn) -> tuple[Tensor, Tensor]:
-    """The mean of k over pairs of x: (n, D), and the jackknife's variance; across: (n,), mean k(x_i, y_j) over j."""
+    """Mean of k over pairs of x (n, D) and the jackknife variance; across: (n,), mean k(x_i, y_j) over j."""
     n = len(x)
     own, other = _others(x, strata, kernel)
-    size = strata.bincount()[strata].double()  # n_c, of each one's class
+    size = strata.bincount()[strata].double()  # n_c of each element's class
     mean = (other + own * size / (size - 1)).sum() / n**2
-    # What of U_{-i} depends on i within a class.
+    # The part of U_{-i} that depends on i within a class.
     without = -2 * (own * size**2 / ((size - 1) * (size - 2)) + other * size / (size - 1)) / n**2
     without += 2 * across * size / (size - 1) / n
     parts = [without[strata == stratum] for stratum in strata.unique()]
@@ -58,9 +58,9 @@ def _within(x: Tensor, strata: Tensor, across: Tensor, kernel: PairFn) -> tuple[
 
 
 def _others(x: Tensor, strata: Tensor, kernel: PairFn) -> tuple[Tensor, Tensor]:
-    """sum_j k(x_i, x_j) over j != i of the same stratum, and over those of others: (n,) each.
+    """sum_j k(x_i, x_j) over j != i of the same stratum, and over the other strata: (n,) each.
 
-    k is symmetric, so that half of the pairs are enough.
+    Uses half of the pairs, since k is symmetric.
     """
     x, own, other = x.double(), *torch.zeros(2, len(x), dtype=torch.float64)
     for start in range(0, len(x), ROWS):
@@ -74,7 +74,7 @@ def _others(x: Tensor, strata: Tensor, kernel: PairFn) -> tuple[Tensor, Tensor]:
 
 
 class Gaussian:
-    """k(a, b) = exp(-|a - b|^2 / (2 sigma^2))."""
+    """Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 sigma^2))."""
 
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
@@ -85,9 +85,9 @@ class Gaussian:
 
 @final
 class MMD(Figure):
-    """mmd and mmd_error in a Gaussian kernel; mmd_sigma, its bandwidth.
+    """mmd and mmd_error with a Gaussian kernel; mmd_sigma, its bandwidth.
 
-    sigma None: the median distance of two real images, of the first 1,000 of the reference (Gretton 2012, section 8).
+    sigma None: the median distance between two of the first 1,000 reference images (Gretton 2012, section 8).
     """
 
     headline = "mmd"
