@@ -89,7 +89,7 @@ def test_churn_is_within_a_range_of_sigma_over_alpha(name):
     schedule, churn = SCHEDULES[name], Churn(10, 1.0, s_min=0.5, s_max=2.0)
     for ratio, inside in ((0.45, False), (0.55, True), (1.9, True), (2.1, False)):
         t = schedule.time(-2 * math.log(ratio))
-        _, later = churn(schedule, torch.zeros(1, dtype=torch.float64), t, torch.ones_like)
+        _, later, _ = churn(schedule, torch.zeros(1, dtype=torch.float64), t, torch.ones_like)
         assert bool(later > t) == inside
 
 
