@@ -1,7 +1,7 @@
 """The limits in a part's signature, read from its source: nothing of it runs, so that torch stays out.
 
-A `_target_` is followed through the imports of its packages to the class or function; the parameters that a constructor
-takes as keywords are those of the class's bases, or of the TypedDict that it unpacks.
+A `_target_` is followed through the imports of its packages to the class or function. A constructor that takes keywords
+as a whole has the parameters of the class's bases, or of the TypedDict that it unpacks.
 """
 
 import ast
@@ -16,39 +16,43 @@ from typing import Any, NamedTuple
 
 from denoiselab import limits
 
-_MODULES = {module.__name__: module for module in (typing, collections.abc, limits)}  # those that limits are made of
+_MODULES = {module.__name__: module for module in (typing, collections.abc, limits)}  # what limits are made of
 _BUILTINS = {kind.__name__: kind for kind in (*limits.PLAIN, list, tuple)}
 _PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.Constant, ast.BitOr, ast.USub, ast.Load, ast.keyword)
 
 
 class Source(NamedTuple):
+    """A module: the statements that define its names, and the full names of those that it imports."""
+
     name: str
     defined: dict[str, ast.stmt]
-    imported: dict[str, str]  # where names come from that others define
+    imported: dict[str, str]
 
 
 @cache
-def limits_of(target: str) -> dict[str, Any]:
-    """The type hint of each parameter that has a limit; none for a target whose source is not found."""
+def limit_of(target: str, parameter: str) -> Any:
+    """The type hint of a parameter that has a limit; None for one without, or whose source is not found."""
     try:
-        return {name: hint for name, hint in _parameters(target).items() if limits.limited(hint)}
+        annotation = _parameters(target).get(parameter)
+        hint = annotation and _hint(*annotation)
     except RecursionError:  # names that stand for each other
-        return {}
+        return None
+    return hint if limits.limited(hint) else None
 
 
 @cache
 def _source(module: str) -> Source | None:
     root, *inner = module.split(".")
     try:
-        spec = find_spec(root)  # which runs nothing of a module at the top
+        spec = find_spec(root)  # of a module at the top, which runs nothing
         for i in range(len(inner)):
             folders = spec and spec.submodule_search_locations
             spec = PathFinder.find_spec(".".join([root, *inner[: i + 1]]), folders) if folders else None
         if spec is None or spec.origin is None:
             return None
-        body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-        return _read(module, module if spec.submodule_search_locations else spec.parent or "", body)
-    except (ImportError, OSError, SyntaxError, ValueError):  # said by whatever imports it
+        package = module if spec.submodule_search_locations else module.rpartition(".")[0]
+        return _read(module, package, ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body)
+    except (ImportError, OSError, SyntaxError, ValueError):  # reported by whatever imports it
         return None
 
 
@@ -56,12 +60,13 @@ def _read(module: str, package: str, body: Sequence[ast.stmt]) -> Source:
     source = Source(module, {}, {})
     for statement in _statements(body):
         match statement:
-            case ast.ImportFrom():
+            case ast.ImportFrom(names=names):
                 home = resolve_name("." * statement.level + (statement.module or ""), package)
-                source.imported.update({name.asname or name.name: f"{home}.{name.name}" for name in statement.names})
-            case ast.Import():
-                shorts = {name.name.partition(".")[0]: name.name.partition(".")[0] for name in statement.names}
-                source.imported.update(shorts | {n.asname: n.name for n in statement.names if n.asname})
+                source.imported.update({name.asname or name.name: f"{home}.{name.name}" for name in names})
+            case ast.Import(names=names):
+                for imported in names:
+                    known = imported.name if imported.asname else imported.name.partition(".")[0]
+                    source.imported[imported.asname or known] = known
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
                 source.defined[name] = statement
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
@@ -96,28 +101,32 @@ def _full(node: ast.expr, source: Source) -> str:
     return source.imported.get(first, f"{source.name}.{first}") + dot + rest
 
 
-def _parameters(target: str) -> dict[str, Any]:
+@cache
+def _parameters(target: str) -> dict[str, tuple[ast.expr | None, Source]]:
+    """The annotation of each, and where it stands."""
     match _find(target):
         case source, ast.Assign(value=ast.Name() | ast.Attribute() as other):
             return _parameters(_full(other, source))
         case source, ast.FunctionDef() as function:
             return _arguments(function, source)
-        case source, ast.ClassDef() as made:
-            init = next((f for f in made.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-            fields = [(f.target, f.annotation) for f in made.body if isinstance(f, ast.AnnAssign)]
-            own = {target.id: _hint(hint, source) for target, hint in fields if isinstance(target, ast.Name)}
-            own = own if init is None else _arguments(init, source)
-            bases = made.bases if init is None or init.args.kwarg else []
-            return {k: hint for base in reversed(bases) for k, hint in _parameters(_full(base, source)).items()} | own
+        case source, ast.ClassDef(body=body, bases=bases):
+            for made in body:
+                if isinstance(made, ast.FunctionDef) and made.name == "__init__":
+                    own, bases = _arguments(made, source), bases if made.args.kwarg else []
+                    break
+            else:
+                fields = [field for field in body if isinstance(field, ast.AnnAssign)]
+                own = {ast.unparse(field.target): (field.annotation, source) for field in fields}
+            inherited = [_parameters(_full(base, source)) for base in reversed(bases)]
+            return {name: hint for known in (*inherited, own) for name, hint in known.items()}
     return {}
 
 
-def _arguments(function: ast.FunctionDef, source: Source) -> dict[str, Any]:
+def _arguments(function: ast.FunctionDef, source: Source) -> dict[str, tuple[ast.expr | None, Source]]:
     args = function.args
-    known = {a.arg: _hint(a.annotation, source) for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
-    match args.kwarg:
-        case ast.arg(annotation=ast.Subscript(slice=fields)):  # Unpack[...]
-            return _parameters(_full(fields, source)) | known
+    known = {arg.arg: (arg.annotation, source) for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
+    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):  # Unpack[...]
+        return _parameters(_full(args.kwarg.annotation.slice, source)) | known
     return known
 
 
@@ -156,9 +165,7 @@ class _Names(dict[str, Any]):
 
 def _hint(node: ast.expr | None, source: Source) -> Any:
     """The type hint that an annotation means; Other where that is not made of names, literals and Limit(...) alone."""
-    if node is None:
-        return Other
-    for part in ast.walk(node):
+    for part in ast.walk(node) if node else ():
         match part:
             case ast.Call(func=called) if ast.unparse(called).rpartition(".")[2] == "Limit":
                 continue
@@ -167,7 +174,7 @@ def _hint(node: ast.expr | None, source: Source) -> Any:
         if not isinstance(part, _PLAIN):
             return Other
     try:
-        hint = eval(compile(ast.Expression(node), source.name, "eval"), {"__builtins__": {}}, _Names(source))
+        hint = eval(ast.unparse(node) if node else "None", {"__builtins__": {}}, _Names(source))
         return _hint(ast.parse(hint, mode="eval").body, source) if isinstance(hint, str) else hint
     except (SyntaxError, TypeError, ValueError):
         return Other
