@@ -37,28 +37,28 @@ class Limit:
     above: bool = False
     below: bool = False
     whole: bool = False
-    multiple: int = 1  # of which whole number
+    multiple: int = 1  # of which number it is one
 
     def __post_init__(self) -> None:
         if not _is(float, self.low) or not _is(float, self.high) or not _is(int, self.multiple):
             raise TypeError(f"the ends of a limit are numbers, got {self}")
 
     def refusal(self, value: Any) -> str | None:
+        """What is allowed, if that leaves out `value`; None if it is allowed."""
         low = f"{'above' if self.above else 'at least'} {self.low:g}" if self.low > -math.inf else ""
         high = f"{'below' if self.below else 'at most'} {self.high:g}" if self.high < math.inf else ""
-        ends = " and ".join(filter(None, (low, high)))
-        if low and high and not self.above and not self.below:
-            ends = f"from {self.low:g} to {self.high:g}"
-        if self.multiple > 1:
-            ends = f"a multiple of {self.multiple}, {ends}"
+        closed = low and high and not self.above and not self.below
+        ends = f"from {self.low:g} to {self.high:g}" if closed else " and ".join(filter(None, (low, high)))
+        multiple = f"a multiple of {self.multiple}" if self.multiple > 1 else ""
         kind = int if self.whole else float
-        if not _is(kind, value):
-            return ", ".join(filter(None, (PLAIN[kind], ends)))
-        if not math.isfinite(value):
-            return ", ".join(filter(None, ("a finite number", ends)))
+        if not _is(kind, value) or not math.isfinite(value):
+            number = "a finite number" if _is(kind, value) else PLAIN[kind]
+            return ", ".join(filter(None, (number, multiple, ends)))
         inside = value > self.low if self.above else value >= self.low
         inside &= value < self.high if self.below else value <= self.high
-        return None if inside and (self.multiple == 1 or value % self.multiple == 0) else ends
+        return (
+            None if inside and not value % self.multiple * bool(multiple) else ", ".join(filter(None, (multiple, ends)))
+        )
 
 
 Finite = Annotated[float, Limit()]

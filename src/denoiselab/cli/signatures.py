@@ -7,7 +7,7 @@ as a whole has the parameters of the class's bases, or of the TypedDict that it 
 import ast
 import collections.abc
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, resolve_name
@@ -58,7 +58,7 @@ def _source(module: str) -> Source | None:
 
 def _read(module: str, package: str, body: Sequence[ast.stmt]) -> Source:
     source = Source(module, {}, {})
-    for statement in _statements(body):
+    for statement in body:
         match statement:
             case ast.ImportFrom(names=names):
                 home = resolve_name("." * statement.level + (statement.module or ""), package)
@@ -72,14 +72,6 @@ def _read(module: str, package: str, body: Sequence[ast.stmt]) -> Source:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 source.defined[name] = statement
     return source
-
-
-def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those at the top of a module, and those that stand there under an `if` or `try`."""
-    for statement in body:
-        yield statement
-        if isinstance(statement, ast.If | ast.Try):
-            yield from _statements([*statement.body, *statement.orelse])
 
 
 def _find(name: str) -> tuple[Source, ast.stmt] | None:
