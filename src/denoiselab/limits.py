@@ -56,9 +56,8 @@ class Limit:
             return ", ".join(filter(None, (number, multiple, ends)))
         inside = value > self.low if self.above else value >= self.low
         inside &= value < self.high if self.below else value <= self.high
-        return (
-            None if inside and not value % self.multiple * bool(multiple) else ", ".join(filter(None, (multiple, ends)))
-        )
+        inside &= not multiple or value % self.multiple == 0
+        return None if inside else ", ".join(filter(None, (multiple, ends)))
 
 
 Finite = Annotated[float, Limit()]
