@@ -88,10 +88,10 @@ def test_the_dynamic_range_of_an_image_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("percentile", [0.0, 1.1])
 def test_a_percentile_that_is_none_is_refused(percentile):
-    with pytest.raises(ConfigError, match=rf"threshold\.percentile={percentile}"):
+    with pytest.raises(ConfigError, match=r"percentile must be above 0"):
         Dynamic(percentile)
 
 
 def test_an_empty_range_is_refused():
-    with pytest.raises(ConfigError, match="low=2"):
+    with pytest.raises(ConfigError, match="low must be below high"):
         Clip(2.0, 1.0)

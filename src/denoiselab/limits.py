@@ -1,9 +1,9 @@
-"""Limits on single values, written once: in the signature of the part that takes them.
+"""What a single value may be, written once: in the signature of the part that takes it.
 
     @checked
     def __init__(self, eta: Share, order: Annotated[int, Limit(1, 3, whole=True)], variance: Literal["small", "large"])
 
-`| None` allows null, and `Sequence[Share]` limits each item. `checked` makes a constructor or function raise
+`| None` allows null, and `Sequence[Share]` limits each item. `checked` makes a constructor or a function raise
 InvalidValue for an argument outside its limit; the command line reads the same annotations from the source.
 """
 
@@ -30,35 +30,34 @@ def _is(kind: Any, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Limit:
-    """The finite numbers from `low` to `high`; `above` and `below` exclude the ends."""
+    """The finite numbers from `low` to `high`; with `above` and `below` the ends themselves are left out."""
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
     below: bool = False
     whole: bool = False
-    multiple: int = 1  # allows only multiples of this
+    multiple: int = 1  # of which number it is one
 
     def __post_init__(self) -> None:
         if not _is(float, self.low) or not _is(float, self.high) or not _is(int, self.multiple):
             raise TypeError(f"the ends of a limit are numbers, got {self}")
 
     def refusal(self, value: Any) -> str | None:
+        """What is allowed, if that leaves out `value`; None if it is allowed."""
         low = f"{'above' if self.above else 'at least'} {self.low:g}" if self.low > -math.inf else ""
         high = f"{'below' if self.below else 'at most'} {self.high:g}" if self.high < math.inf else ""
-        ends = " and ".join(filter(None, (low, high)))
-        if low and high and not self.above and not self.below:
-            ends = f"from {self.low:g} to {self.high:g}"
-        if self.multiple > 1:
-            ends = f"a multiple of {self.multiple}, {ends}"
+        closed = low and high and not self.above and not self.below
+        ends = f"from {self.low:g} to {self.high:g}" if closed else " and ".join(filter(None, (low, high)))
+        multiple = f"a multiple of {self.multiple}" if self.multiple > 1 else ""
         kind = int if self.whole else float
-        if not _is(kind, value):
-            return ", ".join(filter(None, (PLAIN[kind], ends)))
-        if not math.isfinite(value):
-            return ", ".join(filter(None, ("a finite number", ends)))
+        if not _is(kind, value) or not math.isfinite(value):
+            number = "a finite number" if _is(kind, value) else PLAIN[kind]
+            return ", ".join(filter(None, (number, multiple, ends)))
         inside = value > self.low if self.above else value >= self.low
         inside &= value < self.high if self.below else value <= self.high
-        return None if inside and (self.multiple == 1 or value % self.multiple == 0) else ends
+        inside &= not multiple or value % self.multiple == 0
+        return None if inside else ", ".join(filter(None, (multiple, ends)))
 
 
 Finite = Annotated[float, Limit()]
@@ -68,15 +67,15 @@ Share = Annotated[float, Limit(0, 1)]
 PositiveShare = Annotated[float, Limit(0, 1, above=True)]
 ShareBelowOne = Annotated[float, Limit(0, 1, below=True)]
 InnerShare = Annotated[float, Limit(0, 1, above=True, below=True)]
-ProfileWidth = Annotated[float, Limit(0, 0.28, above=True)]  # width of EDM2's averages, as a share of the training
-EarlyTime = Annotated[float, Limit(0, 0.5, above=True)]  # the last time before x0
+ProfileWidth = Annotated[float, Limit(0, 0.28, above=True)]  # of EDM2's averages, a share of the training
+EarlyTime = Annotated[float, Limit(0, 0.5, above=True)]  # where a process is left for x0
 Natural = Annotated[int, Limit(0, whole=True)]
 Count = Annotated[int, Limit(1, whole=True)]
 AtLeastTwo = Annotated[int, Limit(2, whole=True)]
 
 
 def limited(hint: Any) -> bool:
-    """Returns whether a type hint limits more than the type."""
+    """Whether a type hint limits anything beyond a type."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return any(isinstance(limit, Limit) for limit in hint.__metadata__)
@@ -84,7 +83,7 @@ def limited(hint: Any) -> bool:
 
 
 def refusal(hint: Any, value: Any) -> str | None:
-    """Returns what a type hint allows, if that excludes `value`, otherwise None."""
+    """What a type hint allows, where that leaves out `value`; None where it allows it."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
         return None
@@ -104,11 +103,11 @@ def refusal(hint: Any, value: Any) -> str | None:
         return next((f"a list, each item {text}" for item in value if (text := refusal(parts[0], item))), None)
     if hint in PLAIN or hint in (None, NoneType):
         return None if _is(hint, value) else PLAIN.get(hint, "null")
-    return "" if isinstance(value, str | Number | Sequence | None) else None  # other types: only their own objects
+    return "" if isinstance(value, str | Number | Sequence | None) else None  # of other types only their own objects
 
 
 def check(name: str, hint: Any, value: Any) -> None:
-    """Raises InvalidValue for a value that the type hint excludes."""
+    """Raises InvalidValue for a value that the type hint leaves out."""
     allowed = refusal(hint, value)
     if allowed is not None:
         whole = isinstance(value, float) and value.is_integer() and allowed.startswith(PLAIN[int])
@@ -119,7 +118,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """Makes a constructor or function raise InvalidValue for the first argument that its annotation excludes."""
+    """Decorates a constructor or a function: InvalidValue for the first argument that its annotation leaves out."""
 
     @cache
     def hints() -> tuple[list[str], dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from denoiselab.cli import signatures
-from denoiselab.cli.signatures import limits_of
+from denoiselab.cli.signatures import limit_of
 from denoiselab.limits import Count, Positive, Share, refusal
 
 MINE = """
@@ -71,6 +71,11 @@ class Base:
 """
 
 
+def limits_of(target):
+    found = {name: limit_of(target, name) for name in signatures._parameters(target)}
+    return {name: hint for name, hint in found.items() if hint is not None}
+
+
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     package = tmp_path / "my_parts_by_source"
@@ -81,8 +86,8 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "my_broken_part.py").write_text("def broken(:\n")
     (tmp_path / "my_circle.py").write_text("A = B\nB = A\nclass C(C): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    signatures.limits_of.cache_clear()
-    signatures._source.cache_clear()
+    for known in (signatures.limit_of, signatures._parameters, signatures._source):
+        known.cache_clear()
     return "my_parts_by_source"
 
 
@@ -115,7 +120,7 @@ def test_only_a_constructor_that_forwards_keywords_has_the_parameters_of_its_bas
     ["nowhere.Part", "my_parts_by_source.mine.Nothing", "my_broken_part.broken", "my_circle.A", "my_circle.C", "None"],
 )
 def test_a_target_without_a_source_has_no_limits(mine, target):
-    assert limits_of(target) == {}
+    assert limit_of(target, "steps") is None
 
 
 def test_the_limits_of_all_options_are_read_without_torch():
@@ -125,7 +130,7 @@ def test_the_limits_of_all_options_are_read_without_torch():
     from denoiselab.assembly.configuration import composed
     for word in ("seed=0", "experiment=few_steps", "codec=diffusers", "conditioning=text", "experiment=points"):
         assert len(checks.limits(composed("train", [word]))) > 50
-    assert signatures.limits_of("torch.optim.Adam") == {}
+    assert signatures.limit_of("torch.optim.Adam", "lr") is None
     heavy = {"torch", "pytorch_lightning", "numpy", "sklearn"} & set(sys.modules)
     assert not heavy, heavy
     """

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from denoiselab.assembly.configuration import Loader, without_hydra
 from denoiselab.assembly.rules import check_rules
 from denoiselab.cli.limits import FREE, LIMITS
-from denoiselab.cli.signatures import limits_of
+from denoiselab.cli.signatures import limit_of
 from denoiselab.errors import ConfigError, shown
 from denoiselab.limits import check
 
@@ -74,17 +74,16 @@ def limits(cfg: DictConfig) -> list[tuple[str, Any, Any]]:
 
 
 def _limits(node: DictConfig, prefix: str = "") -> Iterator[tuple[bool, str, Any, Any]]:
-    signature = limits_of(str(node.get("_target_")))
+    target = str(node.get("_target_"))
     for key in map(str, node):
         path, copied = f"{prefix}{key}", OmegaConf.is_interpolation(node, key)
         if path == "hydra" or OmegaConf.is_missing(node, key):
             continue
-        hint = signature.get(key, LIMITS.get(path))
-        if isinstance(node[key], DictConfig):
+        value = node[key]
+        if isinstance(value, DictConfig):
             if not copied:  # else it is checked at its source
-                yield from _limits(node[key], f"{path}.")
-        elif hint is not None:
-            value = node[key]
+                yield from _limits(value, f"{path}.")
+        elif (hint := limit_of(target, key) or LIMITS.get(path)) is not None:
             yield copied, path, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, hint
 
 

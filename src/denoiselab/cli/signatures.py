@@ -1,13 +1,13 @@
-"""Limits in a part's signature, read from its source without running it, so that torch is not imported.
+"""The limits in a part's signature, read from its source: nothing of it runs, so that torch stays out.
 
-A `_target_` is followed through the imports of its packages to the class or function. A constructor's **kwargs stand
-for the parameters of the class's bases, or of the TypedDict that it unpacks.
+A `_target_` is followed through the imports of its packages to the class or function. A constructor that takes keywords
+as a whole has the parameters of the class's bases, or of the TypedDict that it unpacks.
 """
 
 import ast
 import collections.abc
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, resolve_name
@@ -16,52 +16,57 @@ from typing import Any, NamedTuple
 
 from denoiselab import limits
 
-_MODULES = {module.__name__: module for module in (typing, collections.abc, limits)}  # modules used in limits
+_MODULES = {module.__name__: module for module in (typing, collections.abc, limits)}  # what limits are made of
 _BUILTINS = {kind.__name__: kind for kind in (*limits.PLAIN, list, tuple)}
 _PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.Constant, ast.BitOr, ast.USub, ast.Load, ast.keyword)
 
 
 class Source(NamedTuple):
+    """A module: the statements that define its names, and the full names of those that it imports."""
+
     name: str
     defined: dict[str, ast.stmt]
-    imported: dict[str, str]  # full names of imported ones
+    imported: dict[str, str]
 
 
 @cache
-def limits_of(target: str) -> dict[str, Any]:
-    """Return the type hint of each parameter with a limit; empty if the target's source is not found."""
+def limit_of(target: str, parameter: str) -> Any:
+    """The type hint of a parameter that has a limit; None for one without, or whose source is not found."""
     try:
-        return {name: hint for name, hint in _parameters(target).items() if limits.limited(hint)}
-    except RecursionError:  # circular names
-        return {}
+        annotation = _parameters(target).get(parameter)
+        hint = annotation and _hint(*annotation)
+    except RecursionError:  # names that stand for each other
+        return None
+    return hint if limits.limited(hint) else None
 
 
 @cache
 def _source(module: str) -> Source | None:
     root, *inner = module.split(".")
     try:
-        spec = find_spec(root)  # does not execute a top-level module
+        spec = find_spec(root)  # of a module at the top, which runs nothing
         for i in range(len(inner)):
             folders = spec and spec.submodule_search_locations
             spec = PathFinder.find_spec(".".join([root, *inner[: i + 1]]), folders) if folders else None
         if spec is None or spec.origin is None:
             return None
-        body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-        return _read(module, module if spec.submodule_search_locations else spec.parent or "", body)
-    except (ImportError, OSError, SyntaxError, ValueError):  # reported when it is imported
+        package = module if spec.submodule_search_locations else module.rpartition(".")[0]
+        return _read(module, package, ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body)
+    except (ImportError, OSError, SyntaxError, ValueError):  # reported by whatever imports it
         return None
 
 
 def _read(module: str, package: str, body: Sequence[ast.stmt]) -> Source:
     source = Source(module, {}, {})
-    for statement in _statements(body):
+    for statement in body:
         match statement:
-            case ast.ImportFrom():
+            case ast.ImportFrom(names=names):
                 home = resolve_name("." * statement.level + (statement.module or ""), package)
-                source.imported.update({name.asname or name.name: f"{home}.{name.name}" for name in statement.names})
-            case ast.Import():
-                shorts = {name.name.partition(".")[0]: name.name.partition(".")[0] for name in statement.names}
-                source.imported.update(shorts | {n.asname: n.name for n in statement.names if n.asname})
+                source.imported.update({name.asname or name.name: f"{home}.{name.name}" for name in names})
+            case ast.Import(names=names):
+                for imported in names:
+                    known = imported.name if imported.asname else imported.name.partition(".")[0]
+                    source.imported[imported.asname or known] = known
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
                 source.defined[name] = statement
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
@@ -69,16 +74,8 @@ def _read(module: str, package: str, body: Sequence[ast.stmt]) -> Source:
     return source
 
 
-def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the top-level statements of a module, including those inside `if` and `try`."""
-    for statement in body:
-        yield statement
-        if isinstance(statement, ast.If | ast.Try):
-            yield from _statements([*statement.body, *statement.orelse])
-
-
 def _find(name: str) -> tuple[Source, ast.stmt] | None:
-    """Find the definition of "package.module.Name", following imports."""
+    """The definition of "package.module.Name", wherever that is imported from."""
     for i in range(name.count("."), 0, -1):
         first, *rest = name.split(".")[i:]
         source = _source(name.rsplit(".", len(rest) + 1)[0])
@@ -91,34 +88,38 @@ def _find(name: str) -> tuple[Source, ast.stmt] | None:
 
 
 def _full(node: ast.expr, source: Source) -> str:
-    """Return the full name that a name in a module refers to."""
+    """The full name of what a name in a module stands for."""
     first, dot, rest = ast.unparse(node).partition(".")
     return source.imported.get(first, f"{source.name}.{first}") + dot + rest
 
 
-def _parameters(target: str) -> dict[str, Any]:
+@cache
+def _parameters(target: str) -> dict[str, tuple[ast.expr | None, Source]]:
+    """The annotation of each, and where it stands."""
     match _find(target):
         case source, ast.Assign(value=ast.Name() | ast.Attribute() as other):
             return _parameters(_full(other, source))
         case source, ast.FunctionDef() as function:
             return _arguments(function, source)
-        case source, ast.ClassDef() as made:
-            init = next((f for f in made.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-            fields = [(f.target, f.annotation) for f in made.body if isinstance(f, ast.AnnAssign)]
-            own = {target.id: _hint(hint, source) for target, hint in fields if isinstance(target, ast.Name)}
-            own = own if init is None else _arguments(init, source)
-            bases = made.bases if init is None or init.args.kwarg else []
+        case source, ast.ClassDef(body=body, bases=bases):
+            for made in body:
+                if isinstance(made, ast.FunctionDef) and made.name == "__init__":
+                    own, bases = _arguments(made, source), bases if made.args.kwarg else []
+                    break
+            else:
+                fields = [field for field in body if isinstance(field, ast.AnnAssign)]
+                own = {ast.unparse(field.target): (field.annotation, source) for field in fields}
             named = [base.value if isinstance(base, ast.Subscript) else base for base in bases]  # Sampler[State]
-            return {k: hint for base in named[::-1] for k, hint in _parameters(_full(base, source)).items()} | own
+            inherited = [_parameters(_full(base, source)) for base in reversed(named)]
+            return {name: hint for known in (*inherited, own) for name, hint in known.items()}
     return {}
 
 
-def _arguments(function: ast.FunctionDef, source: Source) -> dict[str, Any]:
+def _arguments(function: ast.FunctionDef, source: Source) -> dict[str, tuple[ast.expr | None, Source]]:
     args = function.args
-    known = {a.arg: _hint(a.annotation, source) for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
-    match args.kwarg:
-        case ast.arg(annotation=ast.Subscript(slice=fields)):  # Unpack[...]
-            return _parameters(_full(fields, source)) | known
+    known = {arg.arg: (arg.annotation, source) for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
+    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):  # Unpack[...]
+        return _parameters(_full(args.kwarg.annotation.slice, source)) | known
     return known
 
 
@@ -130,14 +131,14 @@ class _Unknown(type):
 
 
 class Other(metaclass=_Unknown):
-    """Placeholder for types that limits do not use."""
+    """A type that no limit is made of."""
 
     def __class_getitem__(cls, _: Any) -> type:
         return cls
 
 
 class _Names(dict[str, Any]):
-    """Namespace in which a module's annotations are evaluated."""
+    """What names stand for in the annotations of a module."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -156,10 +157,8 @@ class _Names(dict[str, Any]):
 
 
 def _hint(node: ast.expr | None, source: Source) -> Any:
-    """Evaluate an annotation; Other if it contains more than names, literals and Limit(...)."""
-    if node is None:
-        return Other
-    for part in ast.walk(node):
+    """The type hint that an annotation means; Other where that is not made of names, literals and Limit(...) alone."""
+    for part in ast.walk(node) if node else ():
         match part:
             case ast.Call(func=called) if ast.unparse(called).rpartition(".")[2] == "Limit":
                 continue
@@ -168,7 +167,7 @@ def _hint(node: ast.expr | None, source: Source) -> Any:
         if not isinstance(part, _PLAIN):
             return Other
     try:
-        hint = eval(compile(ast.Expression(node), source.name, "eval"), {"__builtins__": {}}, _Names(source))
+        hint = eval(ast.unparse(node) if node else "None", {"__builtins__": {}}, _Names(source))
         return _hint(ast.parse(hint, mode="eval").body, source) if isinstance(hint, str) else hint
     except (SyntaxError, TypeError, ValueError):
         return Other

@@ -49,12 +49,7 @@ class ODE(Sampler[None]):
 
     @checked
     def __init__(
-        self,
-        steps: Count,
-        spacing: Spacing,
-        rtol: Positive = 1e-4,
-        atol: Positive = 1e-4,
-        t_min: EarlyTime = 1e-5,
+        self, steps: Count, spacing: Spacing, rtol: Positive = 1e-4, atol: Positive = 1e-4, t_min: EarlyTime = 1e-5
     ) -> None:
         super().__init__(steps, spacing)
         self.rtol, self.atol, self.t_min = rtol, atol, t_min
