@@ -41,9 +41,9 @@ def trained(source, cache) -> Classifier:
 
 
 @pytest.mark.slow
-def test_it_names_98_of_100_digits_that_it_has_not_seen(tmp_path):
+def test_it_names_98_of_100_digits_that_it_has_not_seen(digits_cache):
     digits = Digits()
-    classifier = trained_classifier(digits, tmp_path)
+    classifier = trained_classifier(digits, digits_cache)
     share = accuracy(classifier, digits.test.images, digits.test.labels)
     assert share >= 0.98
     assert classifier.test_accuracy == share
