@@ -13,6 +13,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -141,6 +142,7 @@ def test_a_slip_is_told_in_one_line(words, told):
     assert all(part in message for part in told), message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -178,12 +180,14 @@ def test_what_has_a_meaning_is_accepted(words):
     check("train", words.split(), multirun=False)
 
 
+@pytest.mark.slow
 def test_one_bad_job_of_a_sweep_is_told_before_the_first_job_runs():
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
         check("train", ["schedule=cosine,flow", "parameterization=v,eps"], multirun=True)
     check("train", ["schedule=cosine,linear", "parameterization=v,eps", "seed=range(3)"], multirun=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_several_processes_is_accepted_where_each_has_a_share_of_the_batch():
     check("train", ["trainer=ddp_cpu", "seed=0,1"], multirun=True)
     with pytest.raises(IncompatibleError, match="no multiple of trainer"):
@@ -198,6 +202,7 @@ def composed_with(group, option):
     return composed("sample", [f"{group}={option}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_each_number_of_an_option_has_a_limit_that_its_default_keeps(group, option):
     cfg = composed_with(group, option)
@@ -209,6 +214,7 @@ def test_each_number_of_an_option_has_a_limit_that_its_default_keeps(group, opti
             assert limit.allows(value)
 
 
+@pytest.mark.slow
 def test_each_limit_is_that_of_a_key_which_exists():
     configurations = [composed_with(group, option) for group, option in OPTIONS]
     configurations += [OmegaConf.load(CONF / f"{command}.yaml") for command in ("sample", "evaluate")]

@@ -41,6 +41,7 @@ def test_a_figure_stands_at_the_first_budget_that_has_room_for_it_or_beyond_them
     assert as_table(rows, [5, 8]) == expected.strip()
 
 
+@pytest.mark.slow
 def test_each_sampler_of_diffusions_has_a_row_but_euler_which_is_ddim():
     named = composed("train", ["experiment=few_steps"]).callbacks.few_steps.samplers
     assert {*named, "euler", "prior"} == {path.stem for path in (CONF / "sampler").glob("*.yaml")}

@@ -147,6 +147,7 @@ def test_a_folder_with_a_run_in_it_is_not_written_over(monkeypatch, capsys, tmp_
     assert (tmp_path / "checkpoints" / "last.ckpt").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_help_names_every_part_and_option_and_imports_no_torch():
     code = "import sys; sys.argv = ['train.py', '--help']; import atexit"
     code += "; atexit.register(lambda: print('torch' in sys.modules))"
