@@ -268,6 +268,18 @@ def _same_random_numbers_in_any_order_of_the_tests():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the digits' classifier, which all of pytest's processes share: the first to need it trains it."""
+    from denoiselab.data import Digits
+    from denoiselab.metrics import trained_classifier
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits_cache"
+    trained_classifier(Digits(), folder)
+    return folder
+
+
 @pytest.fixture
 def float64():
     """New tensors and networks are float64, in which batches of other sizes cannot tip a pixel's rounding."""

@@ -159,6 +159,7 @@ def ranks(request, tmp_path_factory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
+@pytest.mark.slow
 def test_every_index_is_on_exactly_one_rank(ranks):
     assert [found["place"] for found in ranks] == [(rank, len(ranks)) for rank in range(len(ranks))]
     assert sorted(chain.from_iterable(found["mine"] for found in ranks)) == list(range(N))
@@ -235,6 +236,7 @@ def test_figures_of_points_of_several_processes_are_those_of_one_bit_by_bit(rank
             assert found["points"][name] == alone[name]
 
 
+@pytest.mark.slow
 def test_one_process_trains_the_classifier_for_all(ranks, tmp_path):
     alone = trained_classifier(Specks(train=64), tmp_path).name
     assert all(found["classifier"] == alone for found in ranks)

@@ -130,6 +130,7 @@ def run_record(logged: list[Record]) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_each_run_is_one_wandb_run_of_its_own_and_has_ended(done):
     ids = []
     for folder in done.folders:
@@ -142,12 +143,14 @@ def test_each_run_is_one_wandb_run_of_its_own_and_has_ended(done):
     assert len(set(ids)) == 2
 
 
+@pytest.mark.slow
 def test_the_processs_environment_is_as_it_was(done):
     before, after = done.environment
     assert after.get("WANDB_MODE") == before.get("WANDB_MODE")
     assert "WANDB_RUN_ID" not in after
 
 
+@pytest.mark.slow
 def test_wandb_has_every_key_that_the_design_promises_at_the_trainers_steps(logged):
     rows = by_step(history(logged))
     assert (
@@ -161,16 +164,19 @@ def test_wandb_has_every_key_that_the_design_promises_at_the_trainers_steps(logg
     assert len(rows["val/loss"]) == 2
 
 
+@pytest.mark.slow
 def test_the_validation_loss_stands_at_the_number_of_steps_done_as_all_figures_of_those_weights_do(logged):
     rows = by_step(history(logged))
     assert set(rows["val/loss"]) == set(rows["val/eps_mse"]) == set(rows["samples"]) == {3, 6}
 
 
+@pytest.mark.slow
 def test_the_x_axis_of_every_wandb_chart_is_the_trainers_step(logged):
     axes = {(r.metric.name or r.metric.glob_name): r.metric.step_metric for r in logged if r.HasField("metric")}
     assert axes.get("*") == "trainer/global_step"
 
 
+@pytest.mark.slow
 def test_the_csv_table_has_the_same_scalars_as_wandb(logged, folder):
     table: dict[str, dict[int, float]] = defaultdict(dict)
     with (folder / "metrics.csv").open() as file:
@@ -187,6 +193,7 @@ def test_the_csv_table_has_the_same_scalars_as_wandb(logged, folder):
         assert table[name] == pytest.approx(scalars[name], rel=1e-12), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["samples", "denoising"])
 def test_pictures_in_wandb_are_the_files_beside_it_and_say_what_they_are_of(key, logged, folder):
     (place,) = wandb_folders(folder)
@@ -198,6 +205,7 @@ def test_pictures_in_wandb_are_the_files_beside_it_and_say_what_they_are_of(key,
             assert words in image["caption"]
 
 
+@pytest.mark.slow
 def test_wandb_has_the_resolved_configuration_once(logged, done):
     run = run_record(logged)
     config = {item.key: json.loads(item.value_json) for item in run.config.update if item.key != "_wandb"}
@@ -206,6 +214,7 @@ def test_wandb_has_the_resolved_configuration_once(logged, done):
     assert "${" not in json.dumps(config)
 
 
+@pytest.mark.slow
 def test_tags_are_the_chosen_options_and_the_users_own(logged):
     run = run_record(logged)
     chosen = {"sampler=heun", "spacing=karras", "schedule=cosine", "backbone=mlp", "data=image_folder", "trainer=cpu"}
@@ -213,12 +222,14 @@ def test_tags_are_the_chosen_options_and_the_users_own(logged):
     assert all(tag == "mine" or tag.count("=") == 1 for tag in run.tags)
 
 
+@pytest.mark.slow
 def test_a_wandb_run_is_found_by_its_group_kind_and_name(logged, folder):
     run = run_record(logged)
     assert (run.project, run.run_group, run.job_type) == ("denoiselab", "default", "train")
     assert run.display_name == f"default/{folder.name}"
 
 
+@pytest.mark.slow
 def test_final_figures_carry_their_provenance(figures, done):
     for key in ("fid", "floor", "class_accuracy", "val/loss", "val/eps_mse", "train/loss"):
         assert isinstance(figures[key], float)
@@ -230,12 +241,14 @@ def test_final_figures_carry_their_provenance(figures, done):
     assert done.returned[0] == figures["fid"], "what a search over runs is given"
 
 
+@pytest.mark.slow
 def test_final_figures_are_those_that_were_logged_last(figures, logged):
     rows = by_step(history(logged))
     assert figures["fid"] == pytest.approx(rows["fid"][6], rel=1e-12)
     assert figures["val/loss"] == pytest.approx(list(rows["val/loss"].values())[-1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_wandbs_summary_has_the_final_figures_with_their_words(figures, logged):
     summary: dict[str, Any] = {}
     for record in logged:
@@ -247,6 +260,7 @@ def test_wandbs_summary_has_the_final_figures_with_their_words(figures, logged):
     assert (summary["best/fid"], summary["best/step"]) == (figures["best"]["value"], figures["best"]["step"])
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_lowest_fid_in_the_log_and_says_so_everywhere(figures, logged, folder):
     (fid, step), best = min((fid, step) for step, fid in by_step(history(logged))["fid"].items()), figures["best"]
     assert best == {"monitor": "fid", "value": pytest.approx(fid, rel=1e-12), "step": step, "n": 10}
@@ -255,6 +269,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_fid_in_the_log_and_says_so_ev
     assert state["denoiselab"]["best"] == best
 
 
+@pytest.mark.slow
 def test_where_the_best_is_not_the_last_the_last_line_says_so(pictures, done, tmp_path, capsys):
     """A learning rate that is far too large makes each step worse than the one before."""
     cache = done.cfgs[0].cache
@@ -268,12 +283,14 @@ def test_where_the_best_is_not_the_last_the_last_line_says_so(pictures, done, tm
     assert said == told
 
 
+@pytest.mark.slow
 def test_the_checkpoint_remembers_the_wandb_run_and_the_configuration(logged, folder, done):
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["denoiselab"]["wandb_id"] == run_record(logged).run_id
     assert state["denoiselab"]["config"] == plain(done.cfgs[0])
 
 
+@pytest.mark.slow
 def test_a_runs_folder_holds_what_the_design_says_and_nothing_half_written(folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     own = {file for file in files if not file.startswith("wandb/")}
@@ -298,6 +315,7 @@ def test_a_runs_folder_holds_what_the_design_says_and_nothing_half_written(folde
     }
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run_of_the_same_data_and_extractor(done, figures):
     other = json.loads((done.folders[1] / "metrics.json").read_text())
     assert other["fid"] != figures["fid"]
@@ -305,6 +323,7 @@ def test_another_seed_is_another_run_of_the_same_data_and_extractor(done, figure
         assert other[key] == figures[key]
 
 
+@pytest.mark.slow
 def test_the_same_seed_in_another_folder_gives_the_same_figures(pictures, done, figures, tmp_path):
     """Without W&B, and with other pictures beside training; the seconds alone differ."""
     words = f"{TINY} {FIGURES} logger=csv data.root={pictures} cache={tmp_path / 'cache'} seed=3"
@@ -315,6 +334,7 @@ def test_the_same_seed_in_another_folder_gives_the_same_figures(pictures, done, 
     assert not (tmp_path / "run" / "wandb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 5])
 def test_the_final_validation_loss_is_of_the_final_weights_where_the_interval_does_not_end_there(
     steps, pictures, tmp_path

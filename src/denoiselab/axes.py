@@ -5,6 +5,7 @@ an option changes the model, the experiment, the samples, the metrics, or only w
 line here, a folder in conf/ and its code.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 
 
@@ -101,6 +102,6 @@ def of(*roles: Role) -> tuple[str, ...]:
     return tuple(axis for axis, its in AXES.items() if its in roles)
 
 
-def within(key: str, parents: tuple[str, ...]) -> bool:
+def within(key: str, parents: Sequence[str]) -> bool:
     """Returns whether an option is one of `parents` or inside one: "sampler.steps" is within ("sampler",)."""
     return any(key == parent or key.startswith((f"{parent}.", f"{parent}/")) for parent in parents)

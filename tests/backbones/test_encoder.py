@@ -32,6 +32,7 @@ def test_its_gradient_in_the_image_is_not_zero():
     assert (x.grad != 0).any()
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_bright_from_dark():
     torch.manual_seed(0)
     made = encoder().train()

@@ -113,6 +113,7 @@ def test_without_figures_there_is_no_best_one(tmp_path):
     assert steps(tmp_path) == {"last.ckpt": 2}
 
 
+@pytest.mark.slow
 def test_the_best_by_bits_a_dimension_is_the_step_whose_bound_was_lowest(tmp_path):
     checkpoint, logger = Checkpoint(monitor="bits_per_dim"), CSVLogger(tmp_path, name="", version="")
     likelihood = BitsPerDim(LikelihoodEvaluation(Specks(), VariationalBound(20, 3), 9), every=1)

@@ -65,6 +65,7 @@ def test_a_run_leaves_its_pictures_the_animation_and_the_samples_as_numbers(name
     assert np.array_equal(np.load(folder / "step_2.npy"), known.float().numpy())
 
 
+@pytest.mark.slow
 def test_the_animation_of_the_shipped_configuration_stays_small(tmp_path):
     trained(few("mixture"), tmp_path, PointProcess(), steps=1)
     assert (tmp_path / "samples" / "reverse_1.gif").stat().st_size < 1_500_000

@@ -35,6 +35,7 @@ def flat(weights):
     return torch.cat([w.double().flatten() for w in weights.values()])
 
 
+@pytest.mark.slow
 def test_with_nothing_asked_it_is_the_one_that_the_run_was_judged_by(run):
     folder, state, _ = run
     for asked in (None, {"decay": None, "sigma_rel": None}, {"decay": 0.5}):
@@ -43,6 +44,7 @@ def test_with_nothing_asked_it_is_the_one_that_the_run_was_judged_by(run):
         assert weights is state["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{"decay": 0.9}, {"sigma_rel": 0.05}, {"sigma_rel": 0.1}])
 def test_an_average_that_was_kept_is_taken_as_it_is(run, asked):
     folder, state, _ = run
@@ -53,6 +55,7 @@ def test_an_average_that_was_kept_is_taken_as_it_is(run, asked):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_rel", [0.06, 0.075, 0.12, 0.15])
 def test_any_width_is_near_the_weighted_sum_over_the_training(run, sigma_rel):
     folder, state, rows = run
@@ -64,6 +67,7 @@ def test_any_width_is_near_the_weighted_sum_over_the_training(run, sigma_rel):
     assert off < 0.03, "of twenty snapshots"
 
 
+@pytest.mark.slow
 def test_what_was_not_kept_is_refused_with_what_there_is(run, tmp_path):
     folder, state, _ = run
     with pytest.raises(RunError, match=r"decay=0\.99 is not .*there is decay=0\.5, decay=0\.9, sigma_rel=0\.05"):

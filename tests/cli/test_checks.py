@@ -20,6 +20,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -167,6 +168,7 @@ def test_an_error_is_one_line(words, told):
     assert all(part in message for part in told), message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -204,12 +206,14 @@ def test_what_has_a_meaning_is_accepted(words):
     planned(words.split())
 
 
+@pytest.mark.slow
 def test_one_bad_job_of_a_sweep_is_told_before_the_first_job_runs():
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
         planned(["schedule=cosine,flow", "parameterization=v,eps"], multirun=True)
     planned(["schedule=cosine,linear", "parameterization=v,eps", "seed=range(3)"], multirun=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_several_processes_is_accepted_where_each_has_a_share_of_the_batch():
     planned(["trainer=ddp_cpu", "seed=0,1"], multirun=True)
     with pytest.raises(IncompatibleError, match="no multiple of trainer"):
@@ -259,6 +263,7 @@ def part_with(node, name, value):
     return target(**needed | plain | {name: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_an_option_keeps_its_limits_and_what_is_outside_is_refused_alike_by_the_command_line_and_the_part(
     group, option
@@ -284,6 +289,7 @@ def test_an_option_keeps_its_limits_and_what_is_outside_is_refused_alike_by_the_
                 assert str(made.value.at(key.rpartition(".")[0])) == str(said.value)
 
 
+@pytest.mark.slow
 def test_each_limit_is_that_of_a_key_which_exists():
     configurations = [composed_with(group, option) for group, option in OPTIONS]
     configurations += [OmegaConf.load(CONF / f"{command}.yaml") for command in ("sample", "evaluate")]

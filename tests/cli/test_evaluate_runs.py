@@ -109,6 +109,7 @@ def table(path: Path) -> list[dict[str, str]]:
 # Several runs
 
 
+@pytest.mark.slow
 def test_a_sweep_of_trainings_ends_with_a_table_of_what_its_jobs_have_for_their_own(place):
     rows = table(place / "sweep" / "table.csv")
     assert [row["schedule"] for row in rows] == ["linear", "cosine"]
@@ -142,6 +143,7 @@ def test_a_sweeps_folder_stands_for_its_runs_and_one_table_has_each_of_them_unde
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "multirun"),
     [
@@ -159,12 +161,14 @@ def test_runs_are_named_in_a_list_by_commas_by_a_sweep_or_by_a_pattern(words, mu
     assert all(turn[:-1] == words[1:] for turn in turns)
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_that_are_not_finished_are_left_out_and_that_is_said(there, capsys):
     state.write(there / "sweep" / "0", status="failed")
     assert named_runs.turns(["run=sweep"], False) == [["run='sweep/1'"]]
     assert capsys.readouterr().err == "run=sweep: 1 of 2 runs are not finished and are left out\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -199,6 +203,7 @@ def test_a_slip_is_told_in_one_line_before_anything_is_evaluated(words, told, th
     assert not (there / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_when_one_run_cannot_be_evaluated_the_others_are_and_the_exit_status_is_one(place, there):
     (there / "sweep" / "0" / "checkpoints" / "last.ckpt").write_bytes(b"cut off")
     said = say("evaluate", *QUICK, f"cache={place / 'cache'}", "run=sweep")
@@ -378,6 +383,7 @@ def test_what_decides_figures_is_in_their_identity_and_nothing_else(hashed, monk
     assert len(set(others)) == len(others)
 
 
+@pytest.mark.slow
 def test_a_changed_line_of_the_package_or_of_a_part_of_ones_own_gives_no_old_figure_back(hashed, monkeypatch, tmp_path):
     own = hashed()
     (tmp_path / "my_samplers.py").write_text("from denoiselab.samplers import DDIM\n")
@@ -409,6 +415,7 @@ def test_the_hash_of_the_source_is_that_of_every_file_of_the_package_wherever_it
 # What it leaves behind
 
 
+@pytest.mark.slow
 def test_the_folder_has_the_first_samples_of_the_seed_and_figures_with_their_provenance(place, there):
     evaluated(place, "run=sweep/0", "n=50", "batch_size=40", "seed=5")
     (folder,) = found(there / "sweep" / "0")
@@ -435,6 +442,7 @@ def wandb_run(folder: Path) -> tuple[Any, dict[str, Any], list[Any]]:
     return run_record(logged), summary, logged
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_a_wandb_run_of_its_own_in_the_group_of_its_run(place, there):
     evaluated(place, "run=sweep/1", "logger=wandb", "logger.tags=[mine]", "sampler=heun", "sampler.steps=2")
     (folder,) = found(there / "sweep" / "1")
@@ -456,6 +464,7 @@ def test_an_evaluation_is_a_wandb_run_of_its_own_in_the_group_of_its_run(place, 
     assert [record.exit.exit_code for record in logged if record.HasField("exit")] == [0]
 
 
+@pytest.mark.slow
 def test_a_wandb_run_is_closed_as_failed_when_the_evaluation_fails(place, there, monkeypatch):
     def fails(*_):
         raise RunError("it fails")
@@ -468,6 +477,7 @@ def test_a_wandb_run_is_closed_as_failed_when_the_evaluation_fails(place, there,
     assert state.read(folder)["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_an_exact_denoiser_is_in_the_group_analytic(place, there):
     evaluated(
         place, "analytic=gaussian", "data=moons", "data.train=50", "data.test=40", "metrics=points", "logger=wandb"
@@ -496,17 +506,20 @@ def test_data_that_have_moved_are_found_by_data_root_and_other_data_are_refused(
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_still_training_is_evaluated_as_it_is_and_that_is_said(place, there):
     with state.running(there / "sweep" / "0", "training"):
         said = evaluated(place, "run=sweep/0")
     assert "sweep/0 is still training: this is of its checkpoint=last, of step 2" in said.err
 
 
+@pytest.mark.slow
 def test_an_export_says_that_it_replaces_an_earlier_one(there):
     assert "in place of" not in say("export", "run=sweep/0").err
     assert "replaces an earlier export" in say("export", "run=sweep/0").err
 
 
+@pytest.mark.slow
 def test_where_a_run_is_named_wrongly_torch_is_not_waited_for(there):
     code = "import sys; sys.argv = ['evaluate.py', 'run=[sweep/0,nowhere]']; import atexit"
     code += (

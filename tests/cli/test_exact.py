@@ -26,6 +26,7 @@ def sampled(monkeypatch, capsys, folder, *words):
     return drawn(folder), json.loads((folder / "sample.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_training_set_alone_gives_its_images_of_the_classes_asked_for(monkeypatch, capsys, tmp_path):
     words = ["analytic=empirical", "data=digits", "sampler=heun", "n=6", "classes=[3,8]"]
     images, facts = sampled(monkeypatch, capsys, tmp_path / "six", *words)
@@ -42,6 +43,7 @@ def test_the_training_set_alone_gives_its_images_of_the_classes_asked_for(monkey
     assert np.array_equal(again, images[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", EXACT)
 @pytest.mark.parametrize("words", [[], ["schedule=flow", "sampler=ddpm", "spacing=trailing", "threshold=clip"]])
 def test_each_exact_denoiser_draws_with_any_parts_and_leaves_its_folder_in_outputs(
@@ -54,6 +56,7 @@ def test_each_exact_denoiser_draws_with_any_parts_and_leaves_its_folder_in_outpu
     assert drawn(folder).std() > 30  # a grey image has 0, a digit about 90
 
 
+@pytest.mark.slow
 def test_guidance_by_exact_classes_changes_images_and_scale_one_is_no_guidance(monkeypatch, capsys, tmp_path):
     words = ["analytic=mixture", "n=4", "sampler.steps=6"]
     scales = {"plain": [], "one": ["guidance=cfg", "guidance.scale=1"], "three": ["guidance=cfg", "guidance.scale=3"]}
@@ -62,6 +65,7 @@ def test_guidance_by_exact_classes_changes_images_and_scale_one_is_no_guidance(m
     assert not np.array_equal(images["plain"], images["three"])
 
 
+@pytest.mark.slow
 def test_fid_of_the_training_set_falls_to_that_of_real_images_with_more_steps(monkeypatch, capsys, tmp_path):
     # Seen through a random projection of the pixels: a trained classifier would take its time to be trained.
     monkeypatch.setattr("denoiselab.metrics.trained_classifier", lambda source, cache: Projection(pixels=64))
@@ -74,6 +78,7 @@ def test_fid_of_the_training_set_falls_to_that_of_real_images_with_more_steps(mo
     assert many["fid"] < 1.5 * many["floor"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words", "told"),
     [
@@ -112,6 +117,7 @@ def test_a_slip_is_told_in_one_line_and_leaves_no_folder(command, words, told, m
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_help_shows_the_exact_denoisers(monkeypatch, capsys):
     _, out, _ = say(monkeypatch, capsys, "sample", "--help")
     assert "sample.py analytic=empirical" in out

@@ -178,7 +178,7 @@ def test_a_file_that_is_damaged_or_not_ours_is_told_in_one_line_and_nothing_in_i
         ("sample", ["ema.decay=0.5"], "ema.decay=0.5 is another average than decay=0.9"),
         ("evaluate", ["ema.sigma_rel=0.1"], "ema.sigma_rel=0.1 is another average than decay=0.9"),
         ("sample", ["checkpoint=best"], "was made of checkpoint=last"),
-        ("sample", ["schedule=linear"], "schedule=linear cannot be chosen with run="),
+        ("sample", ["schedule=linear"], "schedule=linear cannot be changed with run="),
         ("export", [], "is exported already"),
     ],
 )
@@ -189,7 +189,7 @@ def test_what_the_file_does_not_hold_is_refused(moved, command, words, told, mon
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [([], "run must be given"), (["run=."], "no .hydra"), (["ema.decay=0.7"], "there is decay=0.9")]
+    ("words", "told"), [([], "run is required"), (["run=."], "no .hydra"), (["ema.decay=0.7"], "there is decay=0.9")]
 )
 def test_what_cannot_be_exported_is_told_in_one_line(run, words, told, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)

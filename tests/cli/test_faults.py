@@ -61,6 +61,7 @@ def state(folder: Path) -> tuple[str, str]:
     return told["status"], told["error"]
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_diverges_stops_the_run_and_names_the_last_good_checkpoint(train, tmp_path):
     status, err = train("optimizer.lr=1e30", "callbacks.checkpoint.every_n_train_steps=1")
     assert status == 1
@@ -89,6 +90,7 @@ def address_space() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say what a process has")
 @pytest.mark.parametrize(
     ("words", "told"),
@@ -129,6 +131,7 @@ def disk(tmp_path):
     subprocess.run(["umount", path], check=True)
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_the_checkpoint_before_stays_and_no_part_of_another_is_left(disk, train):
     """There is room for one checkpoint of 176 kB, and not for two."""
     status, err = train("callbacks.checkpoint.every_n_train_steps=2", folder=disk / "run")
@@ -139,6 +142,7 @@ def test_on_a_full_disk_the_checkpoint_before_stays_and_no_part_of_another_is_le
     assert state(disk / "run")[0] == "failed"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_when_pictures_and_tables_find_it_too(disk, train):
     (disk / "other").write_bytes(b"0" * 2**10 * 220)
     words = ["callbacks.samples.every=1", "callbacks.samples.n=400", "trainer.log_every_n_steps=1"]
@@ -151,6 +155,7 @@ def test_a_full_disk_is_told_when_pictures_and_tables_find_it_too(disk, train):
         np.asarray(Image.open(path))  # whole
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is(train, tmp_path):
     with limited(resource.RLIMIT_FSIZE, 100 * 2**10):
         status, err = train()
@@ -159,6 +164,7 @@ def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is(train, tmp_path)
     assert not {name for name in files(tmp_path) if name.endswith((".ckpt", ".part", ".new"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["under a file", "read-only", "a link to nowhere", "a sweep under a file"])
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_done(what, train, tmp_path, request):
     (tmp_path / "file").write_text("")
@@ -187,6 +193,7 @@ class Surprise:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "picture", "pickle", "another program's"])
 def test_a_damaged_or_foreign_checkpoint_is_refused_and_the_one_before_it_offered(damage, trained, train, tmp_path):
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"

@@ -15,11 +15,6 @@ from denoiselab.spacings import LogSNR
 from denoiselab.training.callbacks.few_steps import Row, as_table, evaluations_of
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @over("sampler", SAMPLERS)
 def test_the_evaluations_counted_are_those_of_a_real_denoiser(sampler):
     asked, made = [], SAMPLERS[sampler](7, LogSNR())
@@ -46,6 +41,7 @@ def test_a_figure_stands_at_the_first_budget_that_has_room_for_it_or_beyond_them
     assert as_table(rows, [5, 8]) == expected.strip()
 
 
+@pytest.mark.slow
 def test_each_sampler_of_diffusions_has_a_row_but_euler_which_is_ddim():
     named = composed("train", ["experiment=few_steps"]).callbacks.few_steps.samplers
     assert {*named, "euler", "prior"} == {path.stem for path in (CONF / "sampler").glob("*.yaml")}
@@ -62,8 +58,8 @@ def no_noise(x):
 
 
 @pytest.mark.slow
-def test_one_command_trains_and_sets_the_samplers_side_by_side(monkeypatch, capsys, tmp_path, cache):
-    words = ["experiment=few_steps", "trainer.max_steps=2", "logger=csv", "likelihood=none", f"cache={cache}"]
+def test_one_command_trains_and_sets_the_samplers_side_by_side(monkeypatch, capsys, tmp_path, digits_cache):
+    words = ["experiment=few_steps", "trainer.max_steps=2", "logger=csv", "likelihood=none", f"cache={digits_cache}"]
     words += ["callbacks.few_steps.n=12", "callbacks.few_steps.evaluations=[4,9]", f"hydra.run.dir={tmp_path}/run"]
     words += [
         "callbacks.few_steps.samplers=[ddim,heun,unipc,pc,langevin,ode]",
@@ -106,9 +102,9 @@ def test_without_a_figure_there_is_nothing_to_compare(monkeypatch, capsys, tmp_p
 
 
 @pytest.mark.slow
-def test_a_sampler_that_the_schedule_refuses_is_left_out_with_the_reason(monkeypatch, capsys, tmp_path, cache):
+def test_a_sampler_that_the_schedule_refuses_is_left_out_with_the_reason(monkeypatch, capsys, tmp_path, digits_cache):
     words = ["experiment=few_steps", "schedule=flow", "callbacks.few_steps.samplers=[langevin,ddim]"]
-    words += ["trainer.max_steps=2", "logger=csv", "likelihood=none", f"cache={cache}"]
+    words += ["trainer.max_steps=2", "logger=csv", "likelihood=none", f"cache={digits_cache}"]
     words += ["callbacks.few_steps.n=12", "callbacks.few_steps.evaluations=[2]", f"hydra.run.dir={tmp_path}/run"]
     status, out, err = say(monkeypatch, capsys, "train", *words, *(w for w in SMALL if not w.startswith("sampler")))
     assert status == 0, err

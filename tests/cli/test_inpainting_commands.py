@@ -68,6 +68,7 @@ class Nearest(Projection):
         return Looked(super().look(images).features, logits=-torch.stack(classes, 1))
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_that_the_known_pixels_are_right_and_of_which_class_the_whole_is(
     monkeypatch, capsys, tmp_path
 ):
@@ -93,6 +94,7 @@ def test_an_evaluation_says_that_the_known_pixels_are_right_and_of_which_class_t
     assert (figures["inpainting"], figures["inpainting.mask"], figures["nfe"]) == ("Replacement", "half", 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -114,6 +116,7 @@ def test_a_slip_is_told_in_one_line_and_leaves_nothing_behind(words, said, monke
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_a_mask_of_another_size_is_told_with_both_sizes(monkeypatch, capsys, tmp_path):
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
     words = ["inpainting=replacement", f"inpainting.mask={tmp_path / 'mask.png'}"]

@@ -71,6 +71,7 @@ def loaded(folder: Path | str):
     return open_run(str(folder), "last", torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_the_codec_is_that_of_the_other_runs_averages_scaled_to_unit_variance(kl, run):
     codec, own = loaded(run)[0].codec, loaded(kl)[0].codec
     assert isinstance(codec, Latents)
@@ -82,6 +83,7 @@ def test_the_codec_is_that_of_the_other_runs_averages_scaled_to_unit_variance(kl
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_trained_or_averaged_and_its_description_says_what_it_is(kl, run):
     state = last(run)
     assert not any("codec" in name for name in state["ema"]["weights"])
@@ -93,6 +95,7 @@ def test_nothing_of_it_is_trained_or_averaged_and_its_description_says_what_it_i
     assert told["sha256"] == frozen.digest(loaded(kl)[0].codec)
 
 
+@pytest.mark.slow
 def test_samples_and_an_export_need_the_codecs_folder_no_more(run, gone, tmp_path):
     pipeline, cfg, _ = loaded(run)
     recipe, labels = recipe_of(cfg), torch.arange(4)
@@ -110,6 +113,7 @@ def test_samples_and_an_export_need_the_codecs_folder_no_more(run, gone, tmp_pat
     assert torch.equal(again.sample(recipe, range(4), labels, seed=0).images, images)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_codecs_folder_and_ends_as_one_that_never_stopped(home, kl, run):
     parted = trained(home / "parted", *LATENT, f"codec.run={kl}", "trainer.max_steps=2")
     away = kl.rename(kl.with_name("away"))
@@ -124,6 +128,7 @@ def test_a_run_goes_on_without_the_codecs_folder_and_ends_as_one_that_never_stop
     assert "this would be another one (codec.run: " in said.err
 
 
+@pytest.mark.slow
 def test_training_with_latents_kept_on_disk_is_training_with_latents_encoded_anew(home, kl, run):
     """Convolutions in batches of 500 and of 100 may round differently in float32, and Adam enlarges what rounds."""
     anew = trained(home / "anew", *LATENT, f"codec.run={kl}", "codec.cached=false")
@@ -134,6 +139,7 @@ def test_training_with_latents_kept_on_disk_is_training_with_latents_encoded_ane
     assert kept == ["test", "train"]
 
 
+@pytest.mark.slow
 def test_mirrored_images_have_the_latents_of_mirrored_images(home, kl):
     cfg = composed("train", [*QUICK, *LATENT, f"codec.run={kl}", f"cache={home / 'cache'}"])
     frozen.describe(cfg)
@@ -147,6 +153,7 @@ def test_mirrored_images_have_the_latents_of_mirrored_images(home, kl):
     torch.testing.assert_close(batch["latent"], pipeline.codec.encode(to_float(batch["image"])), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_codebooks_run_is_a_codec_whose_latents_are_those_before_the_codes(home):
     vq = trained(home / "vq", "experiment=vq", *CODEC, "codec.codes=16")
     run = trained(home / "in_vq", *LATENT, f"codec.run={vq}")
@@ -157,6 +164,7 @@ def test_a_codebooks_run_is_a_codec_whose_latents_are_those_before_the_codes(hom
     assert torch.equal(codec.decode(latents), codec.model.decoder(codes))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_noisy_latents_guides_a_diffusion_of_latents(home, kl, run):
     words = ["experiment=noisy_classifier", "codec=vae", "threshold=none", f"codec.run={kl}", "trainer.max_steps=2"]
     said = train(
@@ -180,6 +188,7 @@ def test_a_classifier_of_noisy_latents_guides_a_diffusion_of_latents(home, kl, r
     assert isinstance(guides.classifier(str(home / "classifier")).pipeline.codec, Latents)
 
 
+@pytest.mark.slow
 def test_a_weak_model_of_other_latents_of_the_same_shape_guides_no_training(home, kl, run, tmp_path):
     """Those of images that were brighter: the same codec with another scale."""
     weak = tmp_path / "weak"
@@ -195,6 +204,7 @@ def test_a_weak_model_of_other_latents_of_the_same_shape_guides_no_training(home
     assert "the run that guides was trained in other latents" in said.err
 
 
+@pytest.mark.slow
 def test_the_game_and_the_classifiers_features_take_part_where_they_are_given_a_weight(home):
     words = ["experiment=autoencoder", *CODEC, "loss.adversarial.weight=0.1", "loss.adversarial.start=1"]
     run = trained(home / "game", *words, "loss.adversarial.channels=8")
@@ -227,6 +237,7 @@ SLIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slip", SLIPS)
 def test_a_slip_is_told_in_one_line_and_leaves_nothing_behind(slip, tmp_path, monkeypatch):
     words, told = SLIPS[slip]
@@ -238,6 +249,7 @@ def test_a_slip_is_told_in_one_line_and_leaves_nothing_behind(slip, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_no_autoencoders_and_data_of_other_channels_are_refused(kl, run, tmp_path):
     said = train(*LATENT, f"codec.run={run}", f"hydra.run.dir={tmp_path / 'run'}")
     assert said.status == 2
@@ -255,6 +267,7 @@ def test_a_run_that_is_no_autoencoders_and_data_of_other_channels_are_refused(kl
     assert "the codec is of images of 1 channels, and these have 3" in said.err
 
 
+@pytest.mark.slow
 def test_each_of_these_experiments_is_built_and_takes_a_step(kl, home):
     for words in (["experiment=autoencoder"], ["experiment=vq"], ["experiment=latent", f"codec.run={kl}"]):
         cfg = composed("train", [*words, f"cache={home / 'cache'}", "metrics=none"])

@@ -47,6 +47,7 @@ def test_each_option_gives_finite_bits_of_a_network_as_it_is_drawn(option):
     assert judged.figures["likelihood.n"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["edm", "ve", "flow schedule.log_snr_min=-20", "sub_vp", "learned"])
 @pytest.mark.parametrize("option", ["bound", "bound_log_snr", "ode"])
 def test_each_is_finite_at_the_ends_of_every_kind_of_schedule(schedule, option):
@@ -91,6 +92,7 @@ def test_a_run_has_its_bits_and_evaluate_finds_them_again(monkeypatch, tmp_path,
     assert "take metrics=fid or likelihood=bound" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_exact_denoisers_bits_are_those_of_its_density(monkeypatch, tmp_path):
     """Of one Gaussian with full covariance, blurred by the noise at t_min, at the points drawn in the bins."""
     words = ["analytic=gaussian", "data=digits", "schedule=cosine", "metrics=none", "likelihood=ode", "device=cpu"]

@@ -33,11 +33,11 @@ def say(monkeypatch, capsys, command: str, *words: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory) -> Path:
+def sweep(tmp_path_factory, digits_cache) -> Path:
     """A sweep of two schedules and two samplers by the real command in its own process."""
     folder = tmp_path_factory.mktemp("sweep")
     words = ["-m", "schedule=linear,cosine", "sampler=ddim,ddpm", "trainer=cpu", "trainer.max_steps=6", *SMALL]
-    where = [f"hydra.sweep.dir={folder}", f"cache={folder}/cache"]
+    where = [f"hydra.sweep.dir={folder}", f"cache={digits_cache}"]
     done = subprocess.run(
         [sys.executable, "train.py", *words, *where], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
@@ -86,9 +86,11 @@ def test_sample_keeps_the_samplers_of_the_run_unless_another_is_named(sweep, mon
 
 
 @pytest.mark.slow
-def test_evaluate_repeats_the_figures_of_the_run_and_changes_with_its_sampler(sweep, monkeypatch, capsys, tmp_path):
+def test_evaluate_repeats_the_figures_of_the_run_and_changes_with_its_sampler(
+    sweep, digits_cache, monkeypatch, capsys, tmp_path
+):
     trained = json.loads((sweep / "0" / "metrics.json").read_text())
-    where = [f"run={sweep / '0'}", "n=20", f"cache={sweep}/cache", "device=cpu"]
+    where = [f"run={sweep / '0'}", "n=20", f"cache={digits_cache}", "device=cpu"]
     status, _, err = say(monkeypatch, capsys, "evaluate", *where, f"hydra.run.dir={tmp_path / 'same'}")
     assert status == 0, err
     same = json.loads((tmp_path / "same" / "metrics.json").read_text())
@@ -147,6 +149,7 @@ def test_a_folder_with_a_run_in_it_is_not_written_over(monkeypatch, capsys, tmp_
     assert (tmp_path / "checkpoints" / "last.ckpt").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_help_names_every_part_and_option_and_imports_no_torch():
     code = "import sys; sys.argv = ['train.py', '--help']; import atexit"
     code += "; atexit.register(lambda: print('torch' in sys.modules))"
@@ -159,7 +162,7 @@ def test_help_names_every_part_and_option_and_imports_no_torch():
 
 
 @pytest.mark.slow
-def test_the_default_experiment_draws_digits_that_an_independent_classifier_reads(tmp_path):
+def test_the_default_experiment_draws_digits_that_an_independent_classifier_reads(digits_cache, tmp_path):
     """The judge is a support vector machine on pixels: it shares nothing with the model or with FID's features."""
     from sklearn.svm import SVC
 
@@ -167,7 +170,7 @@ def test_the_default_experiment_draws_digits_that_an_independent_classifier_read
     from denoiselab.data import Digits
 
     run = tmp_path / "run"
-    words = [f"hydra.run.dir={run}", f"cache={tmp_path}", "trainer=cpu"]
+    words = [f"hydra.run.dir={run}", f"cache={digits_cache}", "trainer=cpu"]
     done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads((run / "metrics.json").read_text())

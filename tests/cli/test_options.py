@@ -149,21 +149,23 @@ APART = {  # tests/cli/test_latent_runs.py has the codecs and what trains them
 EACH = [(a, o) for a in (*MODEL_AXES, *SAMPLING_AXES) for o in options(a) if (a, o) not in APART]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axis", "option"), EACH)
 def test_each_option_of_a_model_and_of_sampling_takes_a_step(axis, option, tmp_path):
-    words = small(f"{axis}={option}", *WITH.get((axis, option), []), "sampler.steps=3")
+    words = small(f"{axis}={option}", *WITH.get((axis, option), []), "sampler.steps=3", *QUICK)
     assert refusal(words) is None
     cfg = composed("train", words)
     parts = assembled(cfg)
     step(parts)
     system = fit.make_system(cfg, parts)
-    trainer = fit.make_trainer(composed("train", [*words, *QUICK]), tmp_path, [])
+    trainer = fit.make_trainer(cfg, tmp_path, [])
     before = [p.detach().clone() for p in system.parameters()]
     trainer.fit(system, datamodule=ImageDataModule(parts.source, 8, 0))
     assert trainer.global_step == 1
     assert any(not torch.equal(a, b) for a, b in zip(before, system.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_every_schedule_parameterization_and_loss_has_finite_errors_at_the_log_snr_that_it_reaches():
     for axis in ("schedule", "parameterization", "loss"):
         for option in of(axis):
@@ -243,6 +245,7 @@ def test_every_schedule_with_every_parameterization_loss_and_sampler_takes_a_ste
     assert set(refused) == to_zero | ended | learned
 
 
+@pytest.mark.slow
 def test_every_time_sampling_with_every_schedule_and_norm_takes_a_step():
     base = composed("train", small("sampler.steps=1", "guidance=none"))
     for schedule, times, norm in itertools.product(*map(of, ("schedule", "time_sampling", "norm"))):
@@ -252,6 +255,7 @@ def test_every_time_sampling_with_every_schedule_and_norm_takes_a_step():
             step(parts)
 
 
+@pytest.mark.slow
 def test_every_sampler_with_every_spacing_schedule_guidance_and_threshold_makes_finite_images():
     base = composed("train", small())
     models = {s: with_voice(assembled_parts(base, schedule=s, loss="vlb")) for s in of("schedule")}
@@ -290,6 +294,7 @@ def drawn(parts: Parts, recipe: Recipe) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 def test_guidance_by_other_models_acts_with_every_sampler_and_parameterization():
     base = composed("train", small("guidance=none", "threshold=dynamic"))  # clip would make them alike where all is cut
     recipes = {sampler: short_recipe(base, sampler=sampler) for sampler in of("sampler")}
@@ -320,6 +325,7 @@ def test_each_trainer_is_built_or_refused_for_want_of_its_device(option, tmp_pat
         assert fit.make_trainer(cfg, tmp_path, []).max_steps == 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", options("data"))
 def test_each_data_set_takes_a_step(option, tmp_path):
     words = [f"data={option}", "sampler.steps=1"]
@@ -340,6 +346,7 @@ def test_each_data_set_takes_a_step(option, tmp_path):
     step(assembled(composed("train", small(*words))))
 
 
+@pytest.mark.slow
 def test_images_without_classes_are_refused_with_what_to_take_and_run_with_it(tmp_path):
     for i in range(4):
         Image.fromarray(np.full((16, 16), 60 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
@@ -355,6 +362,7 @@ def test_each_callback_is_built(option):
         instantiate(part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", of("experiment"))
 def test_each_experiment_takes_a_step(option):
     words = [f"experiment={option}", "sampler.steps=1"]
@@ -362,6 +370,7 @@ def test_each_experiment_takes_a_step(option):
     step(assembled(composed("train", words)))
 
 
+@pytest.mark.slow
 def test_the_schedule_of_the_guide_works_as_it_is_written_there(tmp_path, monkeypatch):
     guide = (CONF.parent / "docs" / "guide" / "parts.md").read_text()
     python = guide.split("`my_schedules.py`")[1].split("```python\n")[1].split("```")[0]

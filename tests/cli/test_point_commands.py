@@ -31,6 +31,7 @@ TINY = [
 CLASSES = ["conditioning=class", "guidance=cfg", "guidance.scale=2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -52,6 +53,7 @@ def test_what_has_no_meaning_is_refused_by_the_checks_and_by_the_parts_with_what
         assembled(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["data=moons", "data=checkerboard backbone=relu_mlp", "data=pinwheel data.dim=9"])
 def test_what_has_a_meaning_is_accepted(words):
     planned(["experiment=points", *words.split()])
@@ -59,6 +61,7 @@ def test_what_has_a_meaning_is_accepted(words):
     assert assembled(cfg).pipeline.image_shape == (cfg.data.dim,)
 
 
+@pytest.mark.slow
 def test_classes_of_points_that_have_none_are_refused_with_those_that_have():
     with pytest.raises(ConfigError, match="data=swiss_roll has none; use conditioning=none"):
         assembled(composed("train", ["experiment=points", *CLASSES]))
@@ -86,6 +89,7 @@ def figures(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_of_points_leaves_figures_pictures_and_checkpoints(run):
     made = figures(run)
     assert {"sliced_wasserstein", "floor", "off_plane", "val/loss"} <= set(made)
@@ -100,6 +104,7 @@ def test_a_run_of_points_leaves_figures_pictures_and_checkpoints(run):
     assert film.read_bytes() == (run / "samples" / "reverse_2.gif").read_bytes()
 
 
+@pytest.mark.slow
 def test_sample_draws_the_points_of_a_run_and_writes_them_as_numbers(run, monkeypatch, capsys, tmp_path):
     for name, n in ("a", 20), ("b", 5):
         words = [f"run={run}", f"hydra.run.dir={tmp_path / name}", f"n={n}", "classes=[1]", "device=cpu"]
@@ -113,6 +118,7 @@ def test_sample_draws_the_points_of_a_run_and_writes_them_as_numbers(run, monkey
     assert Image.open(tmp_path / "a" / "points.png").width == round(2 * 2.4 * 110)
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_figures_of_the_run(run, monkeypatch, capsys, tmp_path):
     words = [f"run={run}", f"hydra.run.dir={tmp_path / 'x'}", "device=cpu"]  # what judges points is found by the data
     status, _, err = say(monkeypatch, capsys, "evaluate", *words)
@@ -123,6 +129,7 @@ def test_evaluate_repeats_the_figures_of_the_run(run, monkeypatch, capsys, tmp_p
         assert again[key] == pytest.approx(made[key], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "word", "told"),
     [("evaluate", "metrics=fid", "take metrics=points"), ("sample", "threshold=clip", "take threshold=none")],
@@ -139,6 +146,7 @@ def test_what_has_no_meaning_for_a_run_s_points_is_refused_after_training_too(
 TOY = ["experiment=x_prediction_toy", "parameterization=v,x0", "data.dim=2,5"]
 
 
+@pytest.mark.slow
 def test_an_experiment_that_is_a_sweep_runs_all_its_jobs_in_one_command_and_sets_them_side_by_side(
     monkeypatch, capsys, tmp_path
 ):
@@ -163,6 +171,7 @@ def test_an_experiment_that_is_a_sweep_runs_all_its_jobs_in_one_command_and_sets
         assert picture.size == (round(2 * 2.4 * 110), round(2 * 2.65 * 110))
 
 
+@pytest.mark.slow
 def test_all_jobs_of_an_experiment_that_is_a_sweep_are_checked_before_the_first(monkeypatch):
     checked = []
     check = checks.check_job
@@ -175,6 +184,7 @@ def test_all_jobs_of_an_experiment_that_is_a_sweep_are_checked_before_the_first(
     assert len(checked) == 4, "the command line's words are in place of the experiment's own"
 
 
+@pytest.mark.slow
 def test_a_bad_job_of_an_experiment_that_is_a_sweep_is_told_before_the_first_runs():
     with pytest.raises(IncompatibleError, match="parameterization=eps"):
         planned(["experiment=x_prediction_toy", "schedule.log_snr_min=null"])
@@ -182,11 +192,13 @@ def test_a_bad_job_of_an_experiment_that_is_a_sweep_is_told_before_the_first_run
         planned(["experiment=x_prediction_toy", "trainer=ddp_cpu", "trainer.devices=3"])
 
 
+@pytest.mark.slow
 def test_an_experiment_that_is_one_run_still_wants_m_for_several_values():
     with pytest.raises(ConfigError, match="add -m"):
         planned(["experiment=points", "seed=0,1"])
 
 
+@pytest.mark.slow
 def test_points_of_an_exact_denoiser_are_drawn_too(monkeypatch, capsys, tmp_path):
     words = ["analytic=empirical", "data=moons", "data.train=200", "n=50", "sampler.steps=400", "device=cpu"]
     status, _, err = say(monkeypatch, capsys, "sample", *words, f"hydra.run.dir={tmp_path}")

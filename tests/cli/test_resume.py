@@ -347,6 +347,7 @@ def test_two_processes_go_on_exactly_after_sigterm_and_after_their_watcher_was_k
     assert compared_logs(figures(whole / "metrics.csv"), figures(folder / "metrics.csv")) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "told"),
     [
@@ -460,6 +461,7 @@ def test_more_steps_of_a_decay_that_is_drawn_out_over_all_of_them_are_said_to_ch
         experiment.changes(config("cosine", 6), config("constant", 6))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_finished_says_so_and_stays_finished(run):
     said = train(f"run={run}", "resume=true")
     assert said.status == 2
@@ -467,6 +469,7 @@ def test_a_run_that_is_finished_says_so_and_stays_finished(run):
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_going_on_is_not_gone_on_with(run):
     with state.running(run, "same"):
         was = contents(run)
@@ -505,6 +508,7 @@ def test_a_run_goes_on_from_its_best_checkpoint_once_and_then_from_its_last(whol
     assert_same(whole("nothing else"), run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -160,6 +160,7 @@ def test_a_process_of_joblib_s_that_is_killed_ends_the_sweep_with_one_line():
             Parallel(n_jobs=2, backend="loky")(delayed(os.abort)() for _ in range(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["hparams_search=optuna", "hydra/launcher=joblib", "hydra/launcher=submitit_local"])
 def test_a_plugin_that_is_not_installed_is_named_with_what_to_install(word, monkeypatch, capsys):
     """Hydra looks in its store of options, from which they are taken here."""
@@ -289,6 +290,7 @@ def test_a_trial_without_a_figure_fails_as_a_nan_would_end_the_study(figure):
     assert studies.comparable(2) == 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -304,6 +306,7 @@ def test_a_search_that_cannot_be_meant_is_refused_before_it_begins(words, told):
         planned(["hparams_search=optuna", "loss=simple", *words.split()])
 
 
+@pytest.mark.slow
 def test_what_has_no_meaning_together_is_left_to_the_trial_that_draws_it():
     words = ["hparams_search=optuna", "parameterization=eps", "loss=simple", "optimizer.lr=1e-3"]
     planned([*words, "schedule=choice(cosine,flow)"])
@@ -311,6 +314,7 @@ def test_what_has_no_meaning_together_is_left_to_the_trial_that_draws_it():
         planned([*words, "schedule=choice(jsd,flow)"])
 
 
+@pytest.mark.slow
 def test_all_that_the_search_proposes_by_itself_has_a_meaning():
     space = OmegaConf.load(REPOSITORY / "conf" / "hparams_search" / "optuna.yaml").hydra.sweeper.params
     planned([f"{key}={space[key]}" for key in ("schedule", "loss")], multirun=True)
@@ -394,6 +398,7 @@ def test_a_job_s_folder_is_found_by_its_words_and_a_new_one_has_the_next_free_nu
     assert folder(1, "seed=0", "loss=p2", "trainer.max_steps=8") == "4", "what is swept tells jobs apart"
 
 
+@pytest.mark.slow
 def test_a_sweep_s_folder_in_which_another_process_works_is_refused(tmp_path):
     (tmp_path / "multirun.yaml").touch()
     with (tmp_path / ".lock").open("a") as lock:

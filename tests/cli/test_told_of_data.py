@@ -13,6 +13,7 @@ from denoiselab.training.parts import parts as assembled
 NEEDS = [("segmentation", "segmentation"), ("layout", "boxes"), ("layout_channels", "boxes")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "key"), NEEDS)
 def test_images_without_boxes_or_masks_are_refused_by_the_words_alone(option, key):
     for words in ([f"conditioning={option}"], ["conditioning=several", f"conditioning@conditioning.second={option}"]):
@@ -21,6 +22,7 @@ def test_images_without_boxes_or_masks_are_refused_by_the_words_alone(option, ke
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "key"), NEEDS)
 def test_any_other_data_without_them_are_refused_when_the_parts_are_built(option, key, monkeypatch):
     cfg = composed("train", [f"conditioning={option}", "metrics=none", "likelihood=none"])
@@ -29,6 +31,7 @@ def test_any_other_data_without_them_are_refused_when_the_parts_are_built(option
         assembled(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "key"), NEEDS)
 def test_images_that_are_mirrored_without_what_is_told_of_them_are_refused(option, key, monkeypatch):
     monkeypatch.setattr(Composition, "flip", True)
@@ -38,12 +41,14 @@ def test_images_that_are_mirrored_without_what_is_told_of_them_are_refused(optio
         assembled(cfg)
 
 
+@pytest.mark.slow
 def test_scenes_have_what_is_told():
     source = instantiate(composed("train", ["data=composition", "data.test=2"]).data)
     keys = set(source.test.__getitems__([0]))
     assert {key for _, key in NEEDS} <= keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -58,6 +63,7 @@ def test_scenes_of_nothing_are_refused_by_the_words_alone(words, said):
         checks.check_job(Loader("train"), ["data=composition", *words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["data=composition", "conditioning=segmentation"]])
 def test_fewer_classes_than_the_data_have_are_refused_when_the_parts_are_built(words):
     cfg = composed("train", [*words, "conditioning.num_classes=5", "metrics=none", "likelihood=none"])

@@ -96,6 +96,7 @@ def named(built: Any) -> Keys:
     return keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(6))
 def test_every_key_is_one_that_a_real_run_of_that_kind_has_logged(index, logged):
     section = wandb_report.sections()[index]
@@ -105,6 +106,7 @@ def test_every_key_is_one_that_a_real_run_of_that_kind_has_logged(index, logged)
         assert of_kind - logged[section.job_type][kind] == set(), section.name
 
 
+@pytest.mark.slow
 def test_nothing_else_is_named(built, logged):
     """The columns of the tables too."""
     assert len(wandb_report.sections()) == 6

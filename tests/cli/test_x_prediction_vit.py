@@ -55,6 +55,7 @@ def test_whatever_is_predicted_the_loss_is_the_mse_of_the_velocity(parameterizat
     torch.testing.assert_close(losses, expected, rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_the_nine_jobs_are_checked_before_the_first_and_a_bad_one_is_told():
     planned([EXPERIMENT])
     with pytest.raises(IncompatibleError, match="parameterization=eps"):

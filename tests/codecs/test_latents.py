@@ -29,6 +29,7 @@ def trained(kind: type[KL] | type[VQ], images: torch.Tensor, steps: int = 60) ->
     return codec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KL, VQ])
 def test_a_few_steps_make_a_codec_that_knows_more_of_an_image_than_the_mean_image(kind, digits):
     codec = trained(kind, digits)

@@ -95,6 +95,7 @@ def test_a_size_that_is_no_multiple_of_8_is_refused_in_one_line(size):
         Digits(size)
 
 
+@pytest.mark.slow
 def test_on_the_command_line_too_before_anything_is_built():
     def words(size: int) -> None:
         check_job(Loader("train"), ["data=digits", f"data.size={size}"])

@@ -124,6 +124,7 @@ def test_the_number_of_classes_is_0_without_labels():
     assert Tiny(tiny_images(), tiny_images()).num_classes == 2
 
 
+@pytest.mark.slow
 def test_reading_digits_imports_neither_lightning_nor_sklearn():
     code = (
         "import sys; import denoiselab.data.source; from denoiselab.data import Digits; Digits().train;"

@@ -206,6 +206,7 @@ def test_drawn_steps_weigh_as_much_as_all_of_them(schedule):
     assert float(weights.max()) <= 19 / 0.1 / 4 + 1e-9
 
 
+@pytest.mark.slow
 def test_for_standard_normal_data_it_hardly_matters_which_steps_are_drawn():
     """They are drawn where such data have their information: 9 of 999 steps leave a tenth of its value uncertain."""
     schedule = linear(T=None)

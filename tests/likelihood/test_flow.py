@@ -54,6 +54,7 @@ def of_the_ode(model: Gaussian, x0: Tensor, t: float) -> Tensor:
     return (z.square() / 2 + math.log(2 * math.pi) / 2 - torch.log(alpha * stretch / model.schedule.prior_std)).sum(1)
 
 
+@pytest.mark.slow
 @over("name", SCHEDULES)
 def test_a_gaussians_nats_are_exact_on_every_schedule(name):
     model, x0 = Gaussian(SCHEDULES[name], MEAN, STD), torch.linspace(-2, 2, 10, dtype=torch.float64)[:, None]
@@ -65,6 +66,7 @@ def test_a_gaussians_nats_are_exact_on_every_schedule(name):
     torch.testing.assert_close(told.total, of_the_ode(model, x0, 0.01), rtol=0, atol=error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [linear(T=None), Flow()])
 def test_a_mixtures_nats_are_exact(schedule):
     model = mixture(schedule)
@@ -74,6 +76,7 @@ def test_a_mixtures_nats_are_exact(schedule):
     torch.testing.assert_close(told.total, blurred(model, points(), 0.01), rtol=0, atol=error)
 
 
+@pytest.mark.slow
 def test_the_solver_is_of_order_four_and_says_more_than_its_error():
     model, x0 = Gaussian(linear(T=None), MEAN, STD), torch.linspace(-2, 2, 4, dtype=torch.float64)[:, None]
     known, errors = of_the_ode(model, x0, 0.01), []
@@ -85,6 +88,7 @@ def test_the_solver_is_of_order_four_and_says_more_than_its_error():
     assert min(orders) > 3.8, orders
 
 
+@pytest.mark.slow
 def test_starting_at_t_min_is_off_by_the_square_of_the_noise_there():
     """x_0 is taken as it is: the density told is of x_0 + n eps, and log p changes by n^2/2 of its heat equation."""
     model, x0 = mixture(linear(T=None)), points()

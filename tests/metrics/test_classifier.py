@@ -41,9 +41,9 @@ def trained(source, cache) -> Classifier:
 
 
 @pytest.mark.slow
-def test_it_names_98_of_100_digits_that_it_has_not_seen(tmp_path):
+def test_it_names_98_of_100_digits_that_it_has_not_seen(digits_cache):
     digits = Digits()
-    classifier = trained_classifier(digits, tmp_path)
+    classifier = trained_classifier(digits, digits_cache)
     share = accuracy(classifier, digits.test.images, digits.test.labels)
     assert share >= 0.98
     assert classifier.test_accuracy == share
@@ -59,6 +59,7 @@ def test_it_is_trained_once_and_then_read_from_the_cache(source, trained, cache)
     assert torch.equal(again.features(source.test.images), trained.features(source.test.images))
 
 
+@pytest.mark.slow
 def test_another_data_set_gets_another_file(source, trained, cache):
     other = trained_classifier(Specks(train=192), cache)
     assert len(files(cache)) == 2
@@ -70,6 +71,7 @@ def test_its_name_carries_the_hash_of_its_weights(trained):
     assert trained.name == f"specks-classifier-{digest[:8]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_training_it_anew_gives_the_same_weights_whatever_was_drawn_before(source, trained, tmp_path, threads):
     before = torch.get_num_threads()
@@ -82,6 +84,7 @@ def test_training_it_anew_gives_the_same_weights_whatever_was_drawn_before(sourc
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [False, True], ids=["trained", "read from the cache"])
 def test_getting_it_leaves_torchs_random_numbers_alone(source, trained, cache, tmp_path, known):
     before = torch.get_rng_state()
@@ -97,6 +100,7 @@ def test_it_is_frozen_and_judges_each_image_by_itself(source, trained):
     torch.testing.assert_close(alone, trained.features(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_can_be_trained_inside_validation_where_no_gradients_are_kept(source, trained, tmp_path):
     with torch.inference_mode():
         assert trained_classifier(source, tmp_path).name == trained.name
@@ -111,11 +115,13 @@ def test_data_without_classes_to_tell_apart_are_refused_in_one_line(source, tmp_
     assert not files(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 63, 64])
 def test_a_data_set_smaller_than_a_batch_has_a_classifier_too(n, tmp_path):
     assert isinstance(trained_classifier(Specks(train=n), tmp_path), Classifier)
 
 
+@pytest.mark.slow
 def test_images_of_odd_sides_and_three_colours_are_judged_too(tmp_path):
     class Odd(Specks):
         shape = (3, 7, 5)

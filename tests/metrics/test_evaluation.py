@@ -226,6 +226,7 @@ def test_another_seed_is_another_sample_and_the_same_seed_the_same_figure(evalua
     assert fid[0] == fid[1] != fid[2]
 
 
+@pytest.mark.slow
 def test_class_accuracy_is_the_share_of_images_named_as_the_class_asked_for(tmp_path):
     source = Specks(train=128, test=60)
     classifier = trained_classifier(source, tmp_path)

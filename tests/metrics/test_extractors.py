@@ -349,6 +349,7 @@ def words(option: str, *more: str) -> list[str]:
     return ["metrics=fid", f"extractor={option}", "backbone=mlp", "backbone.width=16", "backbone.depth=1", *more]
 
 
+@pytest.mark.slow
 @both
 def test_the_option_is_built_and_gives_figures_that_name_it(folder, tmp_path, option):
     cfg = composed("train", words(option, f"metrics.weights={folder / option}", f"cache={tmp_path}", "sampler.steps=1"))

@@ -79,6 +79,7 @@ def test_images_reach_the_method_as_levels_and_points_as_densities_of_nats():
     assert "bits_per_dim" not in judged.figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [VariationalBound(20, 4), FlowODE(4, 2)])
 def test_figures_do_not_depend_on_the_batch_size(method, float64):
     """To 1e-12, of networks whose matrix products add up in another order."""
@@ -101,6 +102,7 @@ def test_the_denoiser_is_told_the_class_and_dropout_is_off(float64):
     assert LikelihoodEvaluation(Specks(), VariationalBound(20, 4), 5)(pipeline).figures != one
 
 
+@pytest.mark.slow
 def test_the_table_adds_up_to_the_figure_and_the_picture_shows_it(tmp_path):
     judged = LikelihoodEvaluation(Specks(), VariationalBound(50, 8, bins=5), 6)(tiny_pipeline())
     picture = judged.write(tmp_path / "new")

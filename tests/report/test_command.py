@@ -53,6 +53,7 @@ def test_several_folders_and_a_title_can_be_given(sweep, monkeypatch, capsys, tm
     assert (tmp_path / "out" / "report.md").read_text().startswith("# Two schedules\n\n2 runs, 2 sets of figures")
 
 
+@pytest.mark.slow
 def test_a_folder_of_reports_has_no_runs(sweep, monkeypatch, capsys, tmp_path):
     say(monkeypatch, capsys, "report.py", f"run={sweep}", f"hydra.run.dir={tmp_path}/reports/0")
     status, _, err = say(monkeypatch, capsys, "report.py", f"run={tmp_path}/reports", f"hydra.run.dir={tmp_path}/out")
@@ -82,6 +83,7 @@ def test_a_slip_is_told_in_one_line_and_leaves_no_folder(sweep, words, told, mon
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_report_needs_neither_torch_nor_lightning(sweep, tmp_path):
     code = "import sys; sys.argv[0] = 'report.py'\nfrom denoiselab.cli import main\ntry: main('report')\n"
     code += "finally: print(sorted({'torch', 'pytorch_lightning', 'wandb', 'sklearn'} & set(sys.modules)))"

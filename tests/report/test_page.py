@@ -144,6 +144,7 @@ def test_pictures_and_charts_say_what_they_show(page):
     assert "floor" in texts
 
 
+@pytest.mark.slow
 def test_a_name_has_one_colour_through_all_charts(charts):
     styles: dict[str, set] = {}
     for chart, _ in [*charts["log_snr"], *charts["guidance"], *charts["cost"]]:
@@ -282,6 +283,7 @@ def rows_of(dom: str) -> list[str]:
     return re.findall(r'<th scope="row" data-key="[^"]*">(\d+)</th>', body)
 
 
+@pytest.mark.slow
 @browser
 def test_a_browser_sorts_the_ranking_as_the_address_says(report, tmp_path):
     path = report.write(tmp_path / "out")[0]
@@ -295,6 +297,7 @@ def test_a_browser_sorts_the_ranking_as_the_address_says(report, tmp_path):
     assert 'aria-sort="descending"' in dom
 
 
+@pytest.mark.slow
 @browser
 def test_a_browser_paints_the_page_by_day_and_by_night(report, tmp_path):
     import numpy as np

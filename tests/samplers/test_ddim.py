@@ -88,6 +88,7 @@ def test_with_eta_zero_it_converges_to_the_flow_with_order_one(schedule):
     assert errors[-1] < 0.05
 
 
+@pytest.mark.slow
 @over("schedule", ["linear_continuous", "cosine", "flow"])
 def test_its_samples_have_the_data_s_mean_and_spread_in_the_limit(schedule):
     schedule = SCHEDULES[schedule]

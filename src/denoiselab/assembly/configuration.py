@@ -5,6 +5,7 @@ Groups are composed once per command line, and its values are set in the result.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,13 @@ def _source(folder: str) -> str:
 
 
 def composed(command: str, overrides: Iterable[str] = ()) -> DictConfig:
-    """Compose a command's configuration with these overrides, without the node "hydra"."""
-    cfg = Loader(command).load_configuration(command, list(overrides), RunMode.RUN, False, False)
-    return without_hydra(cfg)
+    """Return a command's configuration with these overrides, without the node "hydra"."""
+    return without_hydra(_loader(command).load_configuration(command, list(overrides), RunMode.RUN, False, False))
+
+
+@cache
+def _loader(command: str) -> Loader:
+    return Loader(command)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:

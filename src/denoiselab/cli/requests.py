@@ -49,6 +49,7 @@ def check_checkpoints(overrides: Iterable[str], names: Iterable[str]) -> None:
     run = named(overrides)
     if run is None or export.is_export(run):
         return
+    saved_config(run)  # for what it raises, of a folder that holds no run
     for name in names:
         if not (Path(run) / "checkpoints" / f"{name}.ckpt").exists():
             from denoiselab.runs import checkpoint  # imports torch, to read the others' steps

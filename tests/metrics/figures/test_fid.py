@@ -63,6 +63,7 @@ def test_it_sees_all_samples_though_features_of_few_are_kept():
     assert few["fid_high"] - few["fid"] == pytest.approx(whole["fid_high"] - whole["fid"], rel=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "shift"), [(4, 0.5), (8, 1.0)])
 def test_the_interval_covers_the_mean_of_many_draws_in_about_95_percent_of_them(dim, shift):
     """The mean of FID at this n, whose bias is not the interval's concern. 186 of 200 or fewer have a chance of 8%, 198
@@ -75,6 +76,7 @@ def test_the_interval_covers_the_mean_of_many_draws_in_about_95_percent_of_them(
     assert 180 <= covered <= 199
 
 
+@pytest.mark.slow
 def test_samples_drawn_in_equal_numbers_of_each_class_scatter_less_than_free_draws_and_the_interval_says_so():
     """Ten classes far apart: nearly all of the scatter of free draws is in how many there are of each."""
     centres, classes, found = 10 * normal(10, 4, 5), torch.arange(400) % 10, []
