@@ -80,7 +80,7 @@ def limits_of(target):
 def mine(tmp_path, monkeypatch):
     package = tmp_path / "my_parts_by_source"
     package.mkdir()
-    (package / "__init__.py").write_text("from .mine import *\nfrom .mine import Mine as Short\n1 / 0\n")
+    (package / "__init__.py").write_text("if TYPE_CHECKING:\n    from .mine import Mine as Short\n1 / 0\n")
     (package / "mine.py").write_text(MINE)
     (package / "bases.py").write_text(BASES)
     (tmp_path / "my_broken_part.py").write_text("def broken(:\n")

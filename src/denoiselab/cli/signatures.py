@@ -57,9 +57,11 @@ def _source(module: str) -> Source | None:
 
 
 def _read(module: str, package: str, body: Sequence[ast.stmt]) -> Source:
-    source = Source(module, {}, {})
-    for statement in body:
-        match statement:
+    source, left = Source(module, {}, {}), list(body)
+    while left:
+        match statement := left.pop(0):
+            case ast.If() | ast.Try():  # such as `if TYPE_CHECKING`
+                left += [*statement.body, *statement.orelse]
             case ast.ImportFrom(names=names):
                 home = resolve_name("." * statement.level + (statement.module or ""), package)
                 source.imported.update({name.asname or name.name: f"{home}.{name.name}" for name in names})
