@@ -16,7 +16,7 @@ from denoiselab import load
 from denoiselab.conditioning.wishes import balanced_labels
 from denoiselab.errors import RunError
 from denoiselab.runs import export as exports
-from denoiselab.runs import load as runs
+from denoiselab.runs.identity import code_version
 
 pytestmark = pytest.mark.slow
 QUICK = """
@@ -63,7 +63,7 @@ def test_the_file_tells_any_program_what_it_holds(run, monkeypatch, capsys):
     assert json.loads(told["image_shape"]) == [1, 8, 8]
     assert json.loads(told["class_names"]) == [str(i) for i in range(int(told["num_classes"]))]
     assert (told["step"], told["ema"], told["checkpoint"], told["denoiselab"]) == ("6", "decay=0.5", "last", "1")
-    assert told["code"] == runs.code_version()
+    assert told["code"] == code_version()
 
 
 @pytest.mark.parametrize("words", [[], ["spacing=trailing", "guidance.scale=2"], ["sampler=heun", "float64=true"]])
@@ -179,7 +179,7 @@ def test_a_file_that_is_damaged_or_not_ours_is_told_in_one_line_and_nothing_in_i
         ("evaluate", ["ema.sigma_rel=0.1"], "ema.sigma_rel=0.1 is another average than decay=0.9"),
         ("sample", ["checkpoint=best"], "was made of checkpoint=last"),
         ("sample", ["schedule=linear"], "schedule=linear cannot be changed with run="),
-        ("export", [], "is exported already"),
+        ("export", [], "is an exported file already"),
     ],
 )
 def test_what_the_file_does_not_hold_is_refused(moved, command, words, told, monkeypatch, capsys):
