@@ -443,7 +443,7 @@ def test_what_only_changes_how_a_run_is_looked_at_is_listed(run):
         assert line in said.err.splitlines()
     said = train(f"run={run}", "resume=true")
     assert said.status == 2, "the words that were added hold from then on"
-    assert "has done its 8 steps; for more take trainer.max_steps=16" in said.err
+    assert "has done its 8 steps; for more give trainer.max_steps=16" in said.err
 
 
 def test_more_steps_of_a_decay_that_is_drawn_out_over_all_of_them_are_said_to_change_the_learning_rate():
