@@ -16,7 +16,6 @@ from denoiselab.assembly.configuration import Loader, composed
 from denoiselab.axes import Role
 from denoiselab.errors import ConfigError
 
-AXES = axes.of(Role.MODEL, Role.TRAINING, Role.SAMPLING, Role.JUDGING)
 Choice = tuple[str, str]  # axis, option
 
 
@@ -39,7 +38,8 @@ def refusal(base: DictConfig, parts: dict[Choice, DictConfig], *chosen: Choice) 
 def refused() -> Iterator[tuple[tuple[Choice, ...], str]]:
     """Yield (options, reason): single options first, then pairs."""
     base = composed("train", [])
-    parts = {(axis, option): composed("train", [f"{axis}={option}"])[axis] for axis in AXES for option in options(axis)}
+    judged = [axis for axis in axes.of(Role.MODEL, Role.TRAINING, Role.SAMPLING, Role.JUDGING) if axis in base]
+    parts = {(axis, o): composed("train", [f"{axis}={o}"])[axis] for axis in judged for o in options(axis)}
     alone = {choice: refusal(base, parts, choice) for choice in parts}
     yield from (((choice,), reason) for choice, reason in alone.items() if reason)
     fine = [choice for choice, reason in alone.items() if reason is None]
